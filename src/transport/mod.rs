@@ -1,0 +1,107 @@
+//! How replicas reach each other: the trait that a host may implement, and the built-in transports.
+//!
+//! Floor 1. A transport carries opaque messages. It may drop, delay, duplicate and reorder them: the
+//! layers above expect that and lose nothing by it but time.
+
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::{ClusterId, NodeId};
+
+/// A message from one node to another. Its payload is opaque to a transport.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Message {
+    cluster: ClusterId,
+    from: NodeId,
+    to: NodeId,
+    payload: Bytes,
+}
+
+/// Where a transport hands in what arrives.
+///
+/// # What you guarantee
+/// `deliver` never blocks. It returns false where the node's queue is full or the node is gone: the
+/// message is lost then, as it could have been on the wire.
+pub trait Inbox: Send + Sync {
+    /// Hands in one message.
+    fn deliver(&self, message: Message) -> bool;
+}
+
+/// A failure to start a transport. Failures to send are silent: a message may always be lost.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum TransportError {
+    /// The address can't be bound or is not understood.
+    #[error("transport: cannot listen on {address}: {reason}")]
+    Listen {
+        /// The address.
+        address: String,
+        /// The operating system's words.
+        reason: String,
+    },
+    /// `start` was called twice, or after `stop`.
+    #[error("transport: node {node} was started twice")]
+    AlreadyStarted {
+        /// The node.
+        node: NodeId,
+    },
+}
+
+/// Why bytes are not a message.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum DecodeError {
+    /// More bytes than a message may have.
+    #[error("a message of {found} bytes is over the limit of {limit}")]
+    TooLarge {
+        /// Bytes found (or announced).
+        found: usize,
+        /// Bytes allowed.
+        limit: usize,
+    },
+    /// Fewer bytes than announced, or the checksum, the magic number or a field is wrong.
+    #[error("not a message: {reason}")]
+    Malformed {
+        /// What is wrong.
+        reason: String,
+    },
+}
+
+/// A network of one node.
+///
+/// # What the caller guarantees
+/// - `start` is called once, before the first `send`; `stop` once, after the last.
+/// - `message.from()` is the node that the transport was made for.
+///
+/// # What you guarantee
+/// - `send` never blocks: what can't be taken at once is dropped. Queues are bounded.
+/// - A message is delivered to the inbox of `message.to()` and of nobody else, unaltered, or not at
+///   all. It may come late, twice, or out of order.
+/// - After `stop` returned, nothing is delivered to the inbox any more, and the inbox is dropped.
+///
+/// # Errors
+/// Only `start` reports any.
+///
+/// # After a crash
+/// Nothing is remembered.
+///
+/// # Threads
+/// `&self` throughout, `Send + Sync`; `send` is called from the node's thread.
+pub trait Transport: Send + Sync + fmt::Debug {
+    /// Begins to deliver to `inbox`.
+    ///
+    /// # Errors
+    /// See [`TransportError`].
+    fn start(&self, inbox: Arc<dyn Inbox>) -> Result<(), TransportError>;
+
+    /// Sends, or drops.
+    fn send(&self, message: Message);
+
+    /// Ends delivery and releases every resource.
+    fn stop(&self);
+}
+
+/// The largest encoded message, in bytes. Entries and snapshot chunks are cut so that they fit.
+pub const MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
