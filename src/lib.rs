@@ -5,6 +5,7 @@
 //! sessions, watches, ACLs and transactions, and locks built on them. Raft keeps the replicas the
 //! same.
 
+pub mod consensus;
 pub mod storage;
 pub mod transport;
 
