@@ -114,7 +114,9 @@ pub enum StepError {
     /// The message proves that this node has forgotten what it once acknowledged (the leader holds
     /// as durable here an entry that isn't there). The node must stop: taking part again under its id
     /// can make two leaders.
-    #[error("this node has lost entry {acknowledged}, which it once acknowledged: its log ends at {last_index}")]
+    #[error(
+        "this node has lost entry {acknowledged}, which it once acknowledged: its log ends at {last_index}"
+    )]
     Amnesia {
         /// The index that the leader knows to be durable here.
         acknowledged: u64,

@@ -140,7 +140,9 @@ pub enum StorageError {
     },
     /// The store holds less than it once acknowledged: going on would forget votes or entries, and
     /// make two leaders. The node has to join again under a new id.
-    #[error("storage: {path} has lost acknowledged data ({reason}): this node must not take part again under its id")]
+    #[error(
+        "storage: {path} has lost acknowledged data ({reason}): this node must not take part again under its id"
+    )]
     Amnesia {
         /// The directory or file.
         path: String,
@@ -148,7 +150,9 @@ pub enum StorageError {
         reason: String,
     },
     /// The directory is another node's or another cluster's.
-    #[error("storage: {path} belongs to node {found_node} of cluster {found_cluster}, not to node {expected_node} of cluster {expected_cluster}")]
+    #[error(
+        "storage: {path} belongs to node {found_node} of cluster {found_cluster}, not to node {expected_node} of cluster {expected_cluster}"
+    )]
     WrongIdentity {
         /// The directory.
         path: String,
@@ -281,7 +285,12 @@ pub trait Storage: Send + Sync + fmt::Debug {
     ///
     /// # Errors
     /// [`StorageError::Refused`] where the store is not empty.
-    fn bootstrap(&self, identity: Identity, meta: &SnapshotMeta, data: &[u8]) -> Result<(), StorageError>;
+    fn bootstrap(
+        &self,
+        identity: Identity,
+        meta: &SnapshotMeta,
+        data: &[u8],
+    ) -> Result<(), StorageError>;
 
     /// Makes the batch durable.
     ///
@@ -309,7 +318,8 @@ pub trait Storage: Send + Sync + fmt::Debug {
     ///
     /// # Errors
     /// See the trait's *Errors*.
-    fn snapshot_writer(&self, meta: &SnapshotMeta) -> Result<Box<dyn SnapshotWriter>, StorageError>;
+    fn snapshot_writer(&self, meta: &SnapshotMeta)
+    -> Result<Box<dyn SnapshotWriter>, StorageError>;
 
     /// The last published snapshot, open for reading.
     ///
