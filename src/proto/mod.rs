@@ -1,0 +1,17 @@
+//! The protobuf schema of everything that leaves the process, and its translation to our own types.
+//!
+//! Floor 0. Decoding checks every field: what it returns needs no further checks of form.
+
+mod codec;
+
+pub(crate) use codec::{
+    RecordError, decode, decode_batch, decode_request, encode, encode_batch, encode_op, node,
+};
+
+/// What the generator made of `quorate.proto`.
+#[allow(missing_docs, unreachable_pub, clippy::all, rust_2018_idioms)]
+pub(crate) mod generated {
+    include!(concat!(env!("OUT_DIR"), "/mod.rs"));
+}
+
+pub(crate) use generated::quorate as records;
