@@ -14,6 +14,7 @@ mod error;
 mod ids;
 mod op;
 mod path;
+mod proto;
 mod stat;
 mod state;
 

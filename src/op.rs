@@ -93,18 +93,20 @@ pub(crate) enum Op {
     },
     /// All or none. Holds Create, Delete, SetData and Check only.
     Multi(Vec<Op>),
-    /// Makes the request's session, attached to `owner`. Doing it again with the same password is
-    /// harmless.
+    /// Makes a session, attached to `owner`; its id is the zxid of this write. While the session lives,
+    /// doing it again with the same password gives the same session.
     OpenSession {
         password: Password,
         timeout_ms: u32,
         owner: NodeId,
     },
-    /// Attaches the request's session to `owner`; whoever had it before is refused from now on.
+    /// Attaches the request's session to `owner`; whoever had it before is refused from now on. Done
+    /// again with the nonce of the last time it gives the same attachment.
     AttachSession {
         password: Password,
         timeout_ms: u32,
         owner: NodeId,
+        nonce: u64,
     },
     /// Ends the request's session, at its own wish.
     CloseSession,
@@ -165,6 +167,8 @@ pub enum OpResult {
     Multi(Vec<OpResult>),
     /// The session was opened or attached.
     Session {
+        /// The session's id.
+        id: SessionId,
         /// Which attachment this is.
         attachment: u32,
         /// The sequence of the session's last write applied: the next is one more.
