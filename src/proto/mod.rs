@@ -8,10 +8,10 @@ pub(crate) use codec::{
     RecordError, decode, decode_batch, decode_request, encode, encode_batch, encode_op, node,
 };
 
-/// What the generator made of `quorate.proto`.
+/// What the generator made of the `.proto` files in this folder.
 #[allow(missing_docs, unreachable_pub, clippy::all, rust_2018_idioms)]
 pub(crate) mod generated {
     include!(concat!(env!("OUT_DIR"), "/mod.rs"));
 }
 
-pub(crate) use generated::quorate as records;
+pub(crate) use generated::{quorate as records, snapshot};

@@ -1,1 +1,357 @@
-//! The tree's storage in memory: znodes by path, read by many threads while one writes.
+//! The tree in memory: znodes by path, changed by one writer, read by any number of threads.
+//!
+//! The writer ([`Tree`]) applies a batch of writes to a private [`Overlay`] and publishes them at once;
+//! readers ([`TreeReader`]) see whole batches. It keeps the shape of the tree: a znode's parent exists and
+//! names it among its children. It knows nothing of sessions, ACLs' contents, quotas or the checks that
+//! come before a write: its callers assert to have made them, and it asserts that they did.
+//!
+//! Why not a persistent map: after each publish a random update of one copies some thirty cold pointers
+//! and costs ten times that of a plain hash map. Here the published state is a hash table in shards,
+//! changed in place, and only the batch that is just being published is kept beside it.
+//!
+//! # What a reader sees
+//!
+//! Publishing batch `k` is three steps: swap in the view (table, overlay `k`); fold overlay `k` into the
+//! table, shard by shard; swap in the view (table, empty). A read loads the current view, looks into its
+//! overlay, then into the table. So:
+//!
+//! - *What it returns was published.* The table is only changed by a fold, which starts after the swap
+//!   that published its batch. A reader that holds view `k - 1` may find batch `k` in the table: newer than
+//!   its view, but published.
+//! - *It was current at some moment of the read.* The table held at least batch `k - 1` of every znode
+//!   outside overlay `k` when view `k` was swapped in; a hit in overlay `k` was current when the view was
+//!   loaded.
+//! - *A thread never goes back.* A value of batch `k` came from view `k`'s overlay, or from the table
+//!   after the fold took the shard's lock, which was after view `k` was swapped in. The next read of the
+//!   same thread loads its view afterwards, so it gets view `k` or a later one, and by the second point
+//!   nothing older than batch `k`. An overlay of an older view can't be met again: each read loads anew.
+//! - *Several reads together may mix two batches*, so [`TreeReader::consistent`] compares the number of the
+//!   current view before and after: no later view by then means that no later fold had begun.
+
+mod builder;
+mod children;
+mod frozen;
+mod overlay;
+mod reader;
+mod savepoint;
+mod table;
+mod walk;
+mod znode;
+
+use std::sync::Arc;
+
+pub(crate) use builder::{BuildError, TreeBuilder, TreeContent};
+pub use children::ChildNames;
+pub(crate) use frozen::FrozenTree;
+pub(crate) use reader::{TreeReader, View};
+pub(crate) use savepoint::Savepoint;
+pub(crate) use walk::Walk;
+pub(crate) use znode::{Owner, Znode};
+
+use crate::ids::Zxid;
+use crate::path::{ZnodePath, parent};
+use frozen::Freeze;
+use overlay::{Overlay, State};
+use reader::Cell;
+use savepoint::UndoLog;
+use table::{Table, path_hash};
+use walk::Lookup;
+
+/// The writer's side of the tree. There is one, and it is the only one who changes anything.
+pub(crate) struct Tree {
+    /// What is published: outside of [`Tree::publish`] nothing is missing in it but `dirty`.
+    table: Arc<Table>,
+    /// What was changed since.
+    dirty: Overlay,
+    /// How to take the latest of these changes back.
+    undo: UndoLog,
+    /// How many znodes there are, the unpublished ones included.
+    len: usize,
+    /// The zxid of the last publish, and the number of publishes.
+    published: Zxid,
+    /// Whether anything was published or frozen: from then on every change has a later zxid.
+    sealed: bool,
+    /// The frozen tree whose versions the fold must keep, if there is one.
+    freeze: Freeze,
+    /// Where the readers find the current view.
+    cell: Arc<Cell>,
+}
+
+impl Tree {
+    /// A tree that holds the root, created by zxid 0 at time 0, with ACL 0. It is published.
+    pub(crate) fn new() -> Tree {
+        let mut builder = TreeBuilder::new();
+        builder.insert(Znode::created(
+            ZnodePath::root(),
+            &[],
+            Zxid(0),
+            0,
+            Owner::NONE,
+            0,
+        ));
+        let content = builder.finish(Zxid(0)).expect("the root alone is a tree");
+        Tree::from_content(content)
+    }
+
+    /// The tree that a builder made, published.
+    pub(crate) fn from_content(content: TreeContent) -> Tree {
+        let TreeContent { table, len, zxid } = content;
+        let table = Arc::new(table);
+        let view = View::folded(0, zxid, len, table.clone());
+        Tree {
+            table,
+            dirty: Overlay::default(),
+            undo: UndoLog::default(),
+            len,
+            published: zxid,
+            sealed: false,
+            freeze: Freeze::default(),
+            cell: Arc::new(Cell::new(view)),
+        }
+    }
+
+    /// The number of znodes, the root and the unpublished ones included.
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// The zxid of the last publish.
+    pub(crate) fn published(&self) -> Zxid {
+        self.published
+    }
+
+    /// The znode at `path`, with all changes so far.
+    pub(crate) fn get(&self, path: &str) -> Option<Arc<Znode>> {
+        let hash = path_hash(path);
+        match self.dirty.get(hash, path) {
+            Some(State::Present(znode)) => Some(znode.clone()),
+            Some(State::Gone(_)) => None,
+            None => self.table.get(hash, path),
+        }
+    }
+
+    /// Whether there is a znode at `path`.
+    pub(crate) fn contains(&self, path: &str) -> bool {
+        let hash = path_hash(path);
+        match self.dirty.get(hash, path) {
+            Some(State::Present(_)) => true,
+            Some(State::Gone(_)) => false,
+            None => self.table.contains(hash, path),
+        }
+    }
+
+    /// Adds a znode, without children, and adds it to its parent's children; the parent's `pzxid`
+    /// becomes the znode's `changed`, and its `cversion` counts one more.
+    ///
+    /// # Panics
+    /// If there is a znode at its path, or none at its parent's.
+    pub(crate) fn insert(&mut self, znode: Znode) {
+        let zxid = znode.changed;
+        self.assert_is_later(zxid);
+        assert!(
+            znode.children().is_empty(),
+            "{} brings children",
+            znode.path
+        );
+        assert!(!self.contains(znode.path.as_str()), "{} exists", znode.path);
+        let path = znode.path.clone();
+        let parent = parent(path.as_str()).expect("the root always exists");
+        let child = path.clone();
+        self.update(parent, zxid, |parent| {
+            parent.children.insert(child);
+            parent.pzxid = zxid;
+            parent.cversion = parent.cversion.wrapping_add(1);
+        });
+        let hash = path_hash(path.as_str());
+        self.undo.save(&mut self.dirty, hash, path.as_str());
+        self.dirty.set(hash, State::Present(Arc::new(znode)));
+        self.len += 1;
+    }
+
+    /// Changes the znode at `path` as the write `zxid`, which becomes its `changed`. The closure leaves
+    /// the path alone.
+    ///
+    /// # Panics
+    /// If there is no znode at `path`.
+    pub(crate) fn update(
+        &mut self,
+        path: &str,
+        zxid: Zxid,
+        change: impl FnOnce(&mut Znode),
+    ) -> &Znode {
+        self.assert_is_later(zxid);
+        let hash = path_hash(path);
+        self.undo.save(&mut self.dirty, hash, path);
+        let table = &self.table;
+        let znode = self.dirty.present_mut(hash, path, || {
+            table
+                .cloned(hash, path)
+                .unwrap_or_else(|| panic!("update of {path}, which isn't there"))
+        });
+        change(znode);
+        znode.changed = zxid;
+        znode
+    }
+
+    /// Removes the znode at `path` as the write `zxid`, also from its parent's children; the parent's
+    /// `pzxid` becomes `zxid`, its `cversion` stays.
+    ///
+    /// # Panics
+    /// If it isn't there, has children, or is the root.
+    pub(crate) fn remove(&mut self, path: &str, zxid: Zxid) -> Arc<Znode> {
+        self.assert_is_later(zxid);
+        let Some(znode) = self.get(path) else {
+            panic!("removal of {path}, which isn't there");
+        };
+        assert!(znode.children().is_empty(), "{path} has children");
+        let parent = parent(path).expect("the root is never removed");
+        self.update(parent, zxid, |parent| {
+            parent.children.remove(path);
+            parent.pzxid = zxid;
+        });
+        let hash = path_hash(path);
+        self.undo.save(&mut self.dirty, hash, path);
+        self.dirty.set(hash, State::Gone(znode.path.clone()));
+        self.len -= 1;
+        znode
+    }
+
+    /// Marks the state as it is, to come back to by [`Tree::rollback`]. Savepoints nest.
+    pub(crate) fn savepoint(&mut self) -> Savepoint {
+        self.undo.open(self.len)
+    }
+
+    /// Takes back every change since the savepoint.
+    pub(crate) fn rollback(&mut self, savepoint: Savepoint) {
+        self.len = self.undo.rollback(savepoint, &mut self.dirty);
+    }
+
+    /// Keeps the changes since the savepoint.
+    pub(crate) fn release(&mut self, savepoint: Savepoint) {
+        self.undo.release(savepoint);
+    }
+
+    /// Shows all changes to the readers, as of `zxid`, which is that of the last write applied.
+    ///
+    /// # Panics
+    /// If a savepoint is open.
+    pub(crate) fn publish(&mut self, zxid: Zxid) {
+        assert!(self.undo.is_idle(), "publish inside of a savepoint");
+        assert!(
+            zxid >= self.published,
+            "published {zxid} after {}",
+            self.published
+        );
+        self.published = zxid;
+        self.sealed = true;
+        let overlay = Arc::new(std::mem::take(&mut self.dirty));
+        let _gate = self.cell.hold_off_readers();
+        let number = self.cell.next_number();
+        if !overlay.is_empty() {
+            self.cell.swap(View {
+                number,
+                zxid,
+                len: self.len,
+                table: self.table.clone(),
+                overlay: overlay.clone(),
+            });
+            self.table.fold(&overlay, self.freeze.active());
+        }
+        self.cell
+            .swap(View::folded(number, zxid, self.len, self.table.clone()));
+        if let Ok(overlay) = Arc::try_unwrap(overlay) {
+            self.dirty = overlay.emptied();
+        }
+    }
+
+    /// Replaces everything by `content`, published at once. Gives back the view of what was there,
+    /// which from now on stays as it is: nothing changes its table any more.
+    ///
+    /// # Panics
+    /// If there are unpublished changes.
+    pub(crate) fn replace(&mut self, content: TreeContent) -> Arc<View> {
+        assert!(self.dirty.is_empty(), "replaced with unpublished changes");
+        let TreeContent { table, len, zxid } = content;
+        self.table = Arc::new(table);
+        self.len = len;
+        self.published = zxid;
+        self.sealed = true;
+        // A frozen tree of the old table goes on undisturbed: nobody folds into that one.
+        self.freeze = Freeze::default();
+        let _gate = self.cell.hold_off_readers();
+        let number = self.cell.next_number();
+        self.cell
+            .swap(View::folded(number, zxid, len, self.table.clone()))
+    }
+
+    /// The state as of the last publish, to be walked by another thread in the background. It takes the
+    /// same time for any size of tree. `None` while the one before is still being captured.
+    pub(crate) fn freeze(&mut self) -> Option<FrozenTree> {
+        self.sealed = true;
+        let len = self.cell.current().len;
+        self.freeze.begin(&self.table, self.published, len)
+    }
+
+    /// A reader, for any thread.
+    pub(crate) fn reader(&self) -> TreeReader {
+        TreeReader::new(self.cell.clone())
+    }
+
+    /// The znodes at and below `path`, unpublished changes included: see [`Walk`].
+    pub(crate) fn walk(&self, path: &str) -> Walk<'_> {
+        Walk::new(self, path)
+    }
+
+    /// Looks for a flaw in the shape of the tree: a child without a znode, a znode without a parent that
+    /// names it, or a wrong count.
+    ///
+    /// # Errors
+    /// Says what is wrong.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        let mut found = 0;
+        for znode in self.walk("/") {
+            found += 1;
+            for child in znode.children().paths() {
+                if !self.contains(child.as_str()) {
+                    return Err(format!("{child} is a child but no znode"));
+                }
+                if child.parent() != Some(znode.path.as_str()) {
+                    return Err(format!("{child} is no child of {}", znode.path));
+                }
+            }
+        }
+        if found != self.len {
+            return Err(format!(
+                "{} znodes, of which {found} are reachable",
+                self.len
+            ));
+        }
+        if self.dirty.is_empty() && self.table.len() != self.len {
+            return Err(format!(
+                "{} znodes, {} in the table",
+                self.len,
+                self.table.len()
+            ));
+        }
+        Ok(())
+    }
+
+    /// The fold of a frozen tree tells versions apart by their zxid, so a write's zxid is later than
+    /// whatever is published. Before the first publish anything goes: the system's znodes have zxid 0.
+    fn assert_is_later(&self, zxid: Zxid) {
+        assert!(
+            zxid > self.published || (!self.sealed && zxid == self.published),
+            "a write with {zxid} after {} was published",
+            self.published
+        );
+    }
+}
+
+impl Lookup for Tree {
+    fn lookup(&self, path: &str) -> Option<Arc<Znode>> {
+        self.get(path)
+    }
+}
+
+#[cfg(test)]
+mod model;
