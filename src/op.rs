@@ -100,13 +100,12 @@ pub(crate) enum Op {
         timeout_ms: u32,
         owner: NodeId,
     },
-    /// Attaches the request's session to `owner`; whoever had it before is refused from now on. Done
-    /// again with the nonce of the last time it gives the same attachment.
+    /// Attaches the request's session to `owner`, if the request's attachment is still the current one;
+    /// whoever had it before is refused from now on. Repeated it gives the same attachment.
     AttachSession {
         password: Password,
         timeout_ms: u32,
         owner: NodeId,
-        nonce: u64,
     },
     /// Ends the request's session, at its own wish.
     CloseSession,

@@ -10,7 +10,8 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender};
 use slab::Slab;
 
-use super::calls::{Call, Command};
+use super::compare::fire_differences;
+use super::calls::{Call, Command, Value};
 use super::shared::{NodeShared, Role, SessionShared};
 use super::watches::WatchTable;
 use super::workers::{Done, SnapshotJob, WriteJob};
@@ -152,9 +153,9 @@ impl Driver {
                 let ticket = self.ticket(call);
                 Input::Open { ticket, password, timeout_ms }
             }
-            Command::Attach { session, password, timeout_ms, nonce, call } => {
+            Command::Attach { session, password, timeout_ms, call } => {
                 let ticket = self.ticket(call);
-                Input::Attach { ticket, session, password, timeout_ms, nonce }
+                Input::Attach { ticket, session, password, timeout_ms }
             }
             Command::Write { session, attachment, op, call } => {
                 let ticket = self.ticket(call);
@@ -235,7 +236,7 @@ impl Driver {
                 }
             }
             if effects.replaced {
-                super::compare::fire_differences(&mut table, &self.shared.reader(), self.replica.state());
+                fire_differences(&mut table, self.shared.reader(), self.replica.state());
             }
             table.fire(&effects.changes);
             self.replica.publish();
@@ -266,15 +267,14 @@ impl Driver {
     }
 
     fn answer(&mut self, call: Call, answer: Answer) {
-        if let Call::Session { password, .. } = &call
+        if let Some(password) = call.password()
             && let Answer::Session { id, attachment, timeout_ms, certain_until } = answer
         {
-            let session =
-                SessionShared::new(id, *password, attachment, timeout_ms, certain_until);
+            let session = SessionShared::new(id, password, attachment, timeout_ms, certain_until);
             if let Some(before) = self.sessions.insert(id, session.clone()) {
                 before.set(SessionEvent::Moved, &self.shared.watches.lock());
             }
-            return call.give_session(session);
+            return call.give(Value::Session(session));
         }
         call.answer(answer);
     }

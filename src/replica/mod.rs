@@ -38,7 +38,7 @@ use crate::error::{Error, Result};
 use crate::ids::{NodeId, SessionId, Zxid};
 use crate::op::{Change, Op, Outcome, Password, ReadOp};
 use crate::proto::{self, records::RequestRecord};
-use crate::state::{Frozen, ReadResult, RestoredState, State};
+use crate::state::{Frozen, QueryResult, RestoredState, State};
 use crate::storage::{Configuration, SnapshotMeta, SnapshotWriter, StorageError, WriteBatch};
 
 /// Names a call that waits for its answer; the driver gives it out and never uses it twice.
@@ -91,8 +91,6 @@ pub(crate) enum Input {
         session: SessionId,
         password: Password,
         timeout_ms: u32,
-        /// Random: tells a repetition from a second attempt.
-        nonce: u64,
     },
     /// A write of a session attached here; `op` is encoded.
     Write {
@@ -225,7 +223,7 @@ pub(crate) enum Answer {
     /// A read, as of this zxid.
     Read {
         zxid: Zxid,
-        result: Result<ReadResult>,
+        result: Result<QueryResult>,
     },
     /// A barrier was passed.
     Barrier,
@@ -338,18 +336,17 @@ impl Replica {
             } => {
                 let owner = self.options.id;
                 let op = Op::OpenSession { password, timeout_ms, owner };
-                self.open(ticket, SessionId::NONE, password, 0, op);
+                self.open(ticket, SessionId::NONE, password, op);
             }
             Input::Attach {
                 ticket,
                 session,
                 password,
                 timeout_ms,
-                nonce,
             } => {
                 let owner = self.options.id;
-                let op = Op::AttachSession { password, timeout_ms, owner, nonce };
-                self.open(ticket, session, password, nonce, op);
+                let op = Op::AttachSession { password, timeout_ms, owner };
+                self.open(ticket, session, password, op);
             }
             Input::Write {
                 ticket,
@@ -362,7 +359,7 @@ impl Replica {
                 session,
                 attachment,
                 read,
-            } => self.read(session, attachment, DeferredRead { ticket, read }),
+            } => self.read(session, attachment, DeferredRead { ticket, read: Some(read) }),
             Input::Barrier {
                 ticket,
                 session,
@@ -490,7 +487,7 @@ impl Replica {
 
     // ---- Requests of this node's clients ------------------------------------------------------
 
-    fn open(&mut self, ticket: Ticket, session: SessionId, password: Password, nonce: u64, op: Op) {
+    fn open(&mut self, ticket: Ticket, session: SessionId, password: Password, op: Op) {
         if self.origin.len() >= self.options.sessions_max {
             let full = Error::Overloaded {
                 queue: "sessions of this node",
@@ -498,13 +495,19 @@ impl Replica {
             };
             return self.answer(ticket, Answer::Failed(full));
         }
+        // An attach names the attachment that it replaces: see `state/attach.rs`.
+        let attachment = self.state.session(session).map_or(0, |session| session.attachment);
         let request = RequestRecord {
             session: session.0,
+            attachment,
             op: proto::encode_op(&op),
             ..Default::default()
         };
         let now = self.now.monotonic;
-        self.origin.open(password, nonce, ticket, request, now);
+        if let Some(before) = self.origin.open(password, ticket, request, now) {
+            let error = Error::SessionMoved { session };
+            self.answer(before, Answer::Failed(error));
+        }
     }
 
     fn write(&mut self, ticket: Ticket, session: SessionId, attachment: u32, op: Bytes) {
@@ -547,9 +550,14 @@ impl Replica {
     }
 
     fn answer_read(&mut self, session: SessionId, read: DeferredRead) {
-        let zxid = self.state.zxid();
-        let result = self.state.read(session, &read.read);
-        self.answer(read.ticket, Answer::Read { zxid, result });
+        let answer = match read.read {
+            None => Answer::Barrier,
+            Some(op) => Answer::Read {
+                zxid: self.state.zxid(),
+                result: self.state.query(session, &op),
+            },
+        };
+        self.answer(read.ticket, answer);
     }
 
     fn answer_proposal(
