@@ -1,22 +1,21 @@
-//! Generates the protobuf messages of `src/proto/*.proto`, without an installed `protoc`.
+//! Generates the Rust types of the protobuf schemas, in pure Rust: nobody needs `protoc` installed.
 
-use std::path::PathBuf;
+use protobuf_codegen_pure::{Codegen, Customize};
 
-/// Every schema of the crate.
-const SCHEMAS: &[&str] = &["src/proto/snapshot.proto"];
+const SCHEMAS: &[&str] = &["src/proto/quorate.proto", "src/proto/snapshot.proto"];
 
 fn main() {
+    let out = std::env::var("OUT_DIR").expect("cargo sets OUT_DIR");
     for schema in SCHEMAS {
         println!("cargo:rerun-if-changed={schema}");
     }
-    let out_dir = PathBuf::from(std::env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
-    protobuf_codegen_pure::Codegen::new()
-        .out_dir(&out_dir)
-        .include("src/proto")
+    Codegen::new()
+        .out_dir(&out)
         .inputs(SCHEMAS)
-        .customize(protobuf_codegen_pure::Customize {
+        .include("src/proto")
+        .customize(Customize {
             carllerche_bytes_for_bytes: Some(true),
-            // A file that is included can't begin with inner attributes; `src/proto/mod.rs` has them.
+            // A file that is included can't begin with inner attributes; this makes a `mod.rs` that can.
             gen_mod_rs: Some(true),
             lite_runtime: Some(true),
             ..Default::default()

@@ -5,10 +5,15 @@
 //! seed. It carries opaque bytes and knows nothing of znodes. Given the same calls in the same order
 //! it gives the same answers, byte for byte.
 
+mod raft;
+#[cfg(test)]
+mod tests;
+
 use bytes::Bytes;
 
+pub use self::raft::{COMMAND_BYTES_MAX, RaftCore, RaftOptions};
 use crate::NodeId;
-use crate::storage::{Configuration, LogEntry, SnapshotMeta, WriteBatch};
+use crate::storage::{Configuration, LogEntry, SnapshotMeta, StorageError, WriteBatch};
 
 /// What a node is in its term (Raft paper, section 5.1).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -78,10 +83,11 @@ pub enum ProposeError {
         /// The leader, where it is known.
         leader: Option<NodeId>,
     },
-    /// The core takes none just now: leadership is being handed over, or too much is uncommitted.
+    /// The core takes none just now: leadership is being handed over, too much is uncommitted, the
+    /// command is larger than a message, or the storage has failed.
     #[error("proposal dropped: {reason}")]
     Dropped {
-        /// Which of the two.
+        /// Which of these.
         reason: &'static str,
     },
     /// A barrier before the leader has committed an entry of its own term.
@@ -207,7 +213,8 @@ pub trait Consensus: Send {
     /// caller tries again with a fresh number. `barrier` is never used twice in a term.
     ///
     /// # Errors
-    /// [`ProposeError::NotLeader`], [`ProposeError::NoCommitInTerm`].
+    /// [`ProposeError::NotLeader`], [`ProposeError::NoCommitInTerm`], [`ProposeError::Dropped`] where
+    /// too many barriers wait.
     fn barrier(&mut self, barrier: u64) -> Result<(), ProposeError>;
 
     /// Proposes a change of membership: all of `changes` together, by joint consensus where it needs
@@ -215,7 +222,7 @@ pub trait Consensus: Send {
     ///
     /// # Errors
     /// [`ProposeError::MembershipChangeInProgress`], [`ProposeError::InvalidMembershipChange`],
-    /// [`ProposeError::NotLeader`].
+    /// [`ProposeError::NotLeader`], [`ProposeError::Dropped`].
     fn change_membership(&mut self, changes: &[MembershipChange]) -> Result<(), ProposeError>;
 
     /// Hands leadership over to `to`, a voter. Gives up by itself after an election timeout.
@@ -250,4 +257,16 @@ pub trait Consensus: Send {
 
     /// How far the others are; empty unless this node leads. Sorted by node.
     fn progress(&self) -> Vec<PeerProgress>;
+
+    /// The failure of the storage that stopped this core, where a read failed: it gives out nothing
+    /// any more, and the node must stop.
+    fn failure(&self) -> Option<StorageError> {
+        None
+    }
+
+    /// The index that a snapshot must reach for a follower that waits for one: the published one is
+    /// too old, or its configuration doesn't name the follower. The caller takes a new one.
+    fn snapshot_wanted(&self) -> Option<u64> {
+        None
+    }
 }

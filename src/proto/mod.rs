@@ -1,7 +1,17 @@
-//! The protobuf messages: what snapshots hold, and what peers tell each other. Generated at build
-//! time from the `.proto` files of this folder; floor 0, plain data.
+//! The protobuf schema of everything that leaves the process, and its translation to our own types.
+//!
+//! Floor 0. Decoding checks every field: what it returns needs no further checks of form.
 
-// None of it is written by hand.
-#![allow(warnings, clippy::all)]
+mod codec;
 
-include!(concat!(env!("OUT_DIR"), "/mod.rs"));
+pub(crate) use codec::{
+    RecordError, decode, decode_batch, decode_request, encode, encode_batch, encode_op, node,
+};
+
+/// What the generator made of the `.proto` files in this folder.
+#[allow(missing_docs, unreachable_pub, clippy::all, rust_2018_idioms)]
+pub(crate) mod generated {
+    include!(concat!(env!("OUT_DIR"), "/mod.rs"));
+}
+
+pub(crate) use generated::{quorate as records, snapshot};

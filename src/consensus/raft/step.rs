@@ -1,0 +1,127 @@
+//! What a peer's message must be in the light of this core's state, before raft-rs takes it.
+//!
+//! [`inspect`] has looked at the message alone. Here: what proves that this node has forgotten
+//! something, and what an honest peer would not say to a core in this state, because raft-rs asserts
+//! that it doesn't happen.
+
+use raft::StateRole;
+use raft::eraftpb::{Message, MessageType};
+
+use super::{RaftCore, inspect};
+use crate::NodeId;
+use crate::consensus::StepError;
+
+/// What is to be done with a message that nothing is wrong with.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Admission {
+    Step,
+    /// Lost, as it could have been on the wire.
+    Drop,
+}
+
+impl RaftCore {
+    pub(super) fn step_message(&mut self, from: NodeId, bytes: &[u8]) -> Result<(), StepError> {
+        if self.has_failed() {
+            return Ok(());
+        }
+        let message = inspect::decode(from, self.id, bytes)?;
+        if self.admit(from, &message)? == Admission::Step {
+            // It reports answers of nodes that aren't members any more: they are of no use.
+            let _ = self.node.step(message);
+            self.pin_election_timeout();
+        }
+        Ok(())
+    }
+
+    fn admit(&self, from: NodeId, message: &Message) -> Result<Admission, StepError> {
+        if message.term < self.node.raft.term {
+            // Outdated: raft-rs answers or drops it without believing a word.
+            return Ok(Admission::Step);
+        }
+        match message.get_msg_type() {
+            MessageType::MsgHeartbeat => self.admit_heartbeat(message),
+            MessageType::MsgSnapshot => self.admit_snapshot(from, message),
+            MessageType::MsgAppendResponse => self.admit_append_response(from, message),
+            MessageType::MsgRequestVoteResponse | MessageType::MsgRequestPreVoteResponse => {
+                self.admit_vote(from, message)
+            }
+            MessageType::MsgTimeoutNow if !self.may_campaign() => Ok(Admission::Drop),
+            _ => Ok(Admission::Step),
+        }
+    }
+
+    /// A heartbeat's commit index is one that the leader knows to be durable here.
+    fn admit_heartbeat(&self, message: &Message) -> Result<Admission, StepError> {
+        let last_index = self.node.raft.raft_log.last_index();
+        if message.commit > last_index {
+            return Err(StepError::Amnesia {
+                acknowledged: message.commit,
+                last_index,
+            });
+        }
+        Ok(Admission::Step)
+    }
+
+    /// What is committed here is committed everywhere (state machine safety, Raft paper, section 5.4.3).
+    fn admit_snapshot(&self, from: NodeId, message: &Message) -> Result<Admission, StepError> {
+        let log = &self.node.raft.raft_log;
+        let (index, term) = (
+            message.get_snapshot().get_metadata().index,
+            message.get_snapshot().get_metadata().term,
+        );
+        let held = log.term(index).unwrap_or(0);
+        if index <= log.committed && held != 0 && held != term {
+            return Err(inspect::malformed(
+                from,
+                format!(
+                    "its snapshot has term {term} at entry {index}, committed here with term {held}"
+                ),
+            ));
+        }
+        Ok(Admission::Step)
+    }
+
+    /// Nobody holds what this leader never sent.
+    fn admit_append_response(
+        &self,
+        from: NodeId,
+        message: &Message,
+    ) -> Result<Admission, StepError> {
+        let raft = &self.node.raft;
+        let last_index = raft.raft_log.last_index();
+        if raft.state == StateRole::Leader
+            && message.term == raft.term
+            && !message.reject
+            && message.index > last_index
+        {
+            return Err(inspect::malformed(
+                from,
+                format!(
+                    "it acknowledges entry {}, the log of this leader ends at {last_index}",
+                    message.index
+                ),
+            ));
+        }
+        Ok(Admission::Step)
+    }
+
+    /// Requests for votes leave when all before them is durable, so an answer that comes earlier
+    /// answers nothing.
+    fn admit_vote(&self, from: NodeId, message: &Message) -> Result<Admission, StepError> {
+        let asked = match message.get_msg_type() {
+            MessageType::MsgRequestVoteResponse => {
+                message.term == self.node.raft.term
+                    && self.term_is_durable()
+                    && self.log_is_durable()
+            }
+            _ => self.log_is_durable(),
+        };
+        if !message.reject && !asked {
+            return Err(inspect::malformed(
+                from,
+                "it grants a vote that it wasn't asked for",
+            ));
+        }
+        Ok(Admission::Step)
+    }
+}

@@ -1,0 +1,292 @@
+//! A few cores with their stores and the messages between them, in one thread, driven step by step.
+//!
+//! It does what the contract of [`Consensus`] asks of a caller and nothing else, and writes down
+//! everything that is given out. The wire keeps its order; who wants another takes messages out of it.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::describe;
+use super::memory_store::MemoryStore;
+use crate::consensus::{Consensus, RaftCore, RaftOptions, Ready, StepError};
+use crate::storage::{
+    Configuration, Identity, LogEntry, SnapshotMeta, Storage as _, StorageError, WriteBatch,
+};
+use crate::{ClusterId, NodeId};
+
+pub(super) fn node_id(id: u64) -> NodeId {
+    NodeId::new(id).unwrap()
+}
+
+pub(super) fn voters(ids: &[u64]) -> Configuration {
+    Configuration {
+        voters: ids.iter().map(|&id| node_id(id)).collect(),
+        ..Configuration::default()
+    }
+}
+
+pub(super) fn first_snapshot(configuration: &Configuration) -> SnapshotMeta {
+    SnapshotMeta {
+        index: 1,
+        term: 1,
+        configuration: configuration.clone(),
+    }
+}
+
+/// A message under way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Packet {
+    pub(super) from: u64,
+    pub(super) to: u64,
+    pub(super) bytes: Bytes,
+    /// Whether a snapshot travels with it, whose sender hears of its arrival.
+    pub(super) snapshot: bool,
+}
+
+/// What a node's disk has still to do for one `Ready`.
+struct Write {
+    number: u64,
+    install: Option<SnapshotMeta>,
+    batch: WriteBatch,
+}
+
+/// One node: its core lives and dies, its store stays.
+pub(super) struct Node {
+    pub(super) core: Option<RaftCore>,
+    pub(super) store: MemoryStore,
+    writes: VecDeque<Write>,
+    /// Every entry given out as committed since the node started, after the snapshot it holds.
+    pub(super) applied: Vec<LogEntry>,
+    pub(super) applied_index: u64,
+    pub(super) barriers: Vec<(u64, u64)>,
+    /// Whether writes wait until they are asked for.
+    pub(super) slow_disk: bool,
+}
+
+pub(super) struct Cluster {
+    pub(super) nodes: BTreeMap<u64, Node>,
+    pub(super) wire: VecDeque<Packet>,
+    /// Which way messages are lost: (from, to).
+    pub(super) cut: Vec<(u64, u64)>,
+    pub(super) trace: String,
+    pub(super) options: RaftOptions,
+    configuration: Configuration,
+}
+
+impl Cluster {
+    pub(super) fn new(configuration: Configuration, options: RaftOptions) -> Cluster {
+        let members: Vec<NodeId> =
+            [&configuration.voters[..], &configuration.learners[..]].concat();
+        let mut cluster = Cluster {
+            nodes: BTreeMap::new(),
+            wire: VecDeque::new(),
+            cut: Vec::new(),
+            trace: String::new(),
+            options,
+            configuration,
+        };
+        for member in members {
+            cluster.join(member.as_u64());
+        }
+        cluster
+    }
+
+    /// Adds a node with an empty log under the first configuration.
+    pub(super) fn join(&mut self, id: u64) {
+        let identity = Identity {
+            cluster: ClusterId(1),
+            node: node_id(id),
+        };
+        let store = MemoryStore::bootstrapped(identity, &first_snapshot(&self.configuration));
+        let node = Node {
+            core: None,
+            store,
+            writes: VecDeque::new(),
+            applied: Vec::new(),
+            applied_index: 1,
+            barriers: Vec::new(),
+            slow_disk: false,
+        };
+        self.nodes.insert(id, node);
+        self.restart(id).unwrap();
+    }
+
+    pub(super) fn node(&mut self, id: u64) -> &mut Node {
+        self.nodes.get_mut(&id).unwrap()
+    }
+
+    pub(super) fn core(&mut self, id: u64) -> &mut RaftCore {
+        self.node(id).core.as_mut().unwrap()
+    }
+
+    pub(super) fn is_up(&self, id: u64) -> bool {
+        self.nodes.get(&id).is_some_and(|node| node.core.is_some())
+    }
+
+    /// What wasn't written is gone.
+    pub(super) fn crash(&mut self, id: u64) {
+        let node = self.node(id);
+        node.core = None;
+        node.writes.clear();
+    }
+
+    pub(super) fn restart(&mut self, id: u64) -> Result<(), StorageError> {
+        let options = self.options.clone();
+        let node = self.node(id);
+        let core = RaftCore::new(node_id(id), Arc::new(node.store.clone()), options)?;
+        node.applied_index = node
+            .store
+            .recover()?
+            .snapshot
+            .map_or(0, |snapshot| snapshot.index);
+        node.applied.clear();
+        node.core = Some(core);
+        self.pump(id);
+        Ok(())
+    }
+
+    /// Calls the core and takes everything it gives out then.
+    pub(super) fn with_core<T>(&mut self, id: u64, call: impl FnOnce(&mut RaftCore) -> T) -> T {
+        let result = call(self.core(id));
+        self.pump(id);
+        result
+    }
+
+    fn pump(&mut self, id: u64) {
+        while let Some(ready) = self.core(id).ready() {
+            let _ = writeln!(self.trace, "{}", describe::ready(id, &ready));
+            self.carry_out(id, ready);
+        }
+    }
+
+    fn carry_out(&mut self, id: u64, ready: Ready) {
+        for (to, bytes) in ready.messages {
+            self.wire.push_back(Packet {
+                from: id,
+                to: to.as_u64(),
+                bytes,
+                snapshot: false,
+            });
+        }
+        for send in ready.snapshots {
+            self.wire.push_back(Packet {
+                from: id,
+                to: send.to.as_u64(),
+                bytes: send.message,
+                snapshot: true,
+            });
+        }
+        let node = self.node(id);
+        node.barriers.extend(ready.barriers);
+        node.writes.push_back(Write {
+            number: ready.number,
+            install: ready.install,
+            batch: ready.write,
+        });
+        for entry in ready.committed {
+            assert_eq!(
+                entry.index,
+                node.applied_index + 1,
+                "node {id} was given an entry out of order"
+            );
+            let durable = node.store.log().iter().any(|held| *held == entry);
+            assert!(
+                durable,
+                "node {id} was given entry {} before it was durable",
+                entry.index
+            );
+            node.applied_index = entry.index;
+            node.applied.push(entry);
+        }
+        let applied_index = node.applied_index;
+        if let Some(core) = &mut node.core {
+            core.applied(applied_index);
+        }
+    }
+
+    /// Carries out the oldest write of node `id`; false where there is none.
+    pub(super) fn persist(&mut self, id: u64) -> bool {
+        let node = self.node(id);
+        let Some(write) = node.writes.pop_front() else {
+            return false;
+        };
+        if let Some(meta) = &write.install {
+            node.store.publish(meta);
+            node.applied.clear();
+            node.applied_index = meta.index;
+        }
+        node.store.append(&write.batch).unwrap();
+        self.with_core(id, |core| core.persisted(write.number));
+        true
+    }
+
+    /// Hands `packet` over, unless the way is cut or the node down.
+    pub(super) fn deliver(&mut self, packet: Packet) -> Result<(), StepError> {
+        if !self.is_up(packet.to) || self.cut.contains(&(packet.from, packet.to)) {
+            if packet.snapshot && self.is_up(packet.from) {
+                self.with_core(packet.from, |core| {
+                    core.snapshot_sent(node_id(packet.to), false)
+                });
+            }
+            return Ok(());
+        }
+        let result = self.with_core(packet.to, |core| {
+            core.step(node_id(packet.from), &packet.bytes)
+        });
+        if packet.snapshot && self.is_up(packet.from) {
+            self.with_core(packet.from, |core| {
+                core.snapshot_sent(node_id(packet.to), true)
+            });
+        }
+        result
+    }
+
+    /// Writes and delivers until nothing is left to do.
+    pub(super) fn stabilize(&mut self) {
+        for _ in 0..10_000 {
+            let ids: Vec<u64> = self.nodes.keys().copied().collect();
+            let mut busy = false;
+            for id in ids {
+                while self.is_up(id) && !self.nodes[&id].slow_disk && self.persist(id) {
+                    busy = true;
+                }
+            }
+            if let Some(packet) = self.wire.pop_front() {
+                busy = true;
+                let to = packet.to;
+                if let Err(error) = self.deliver(packet) {
+                    let _ = writeln!(self.trace, "{to} error: {error}");
+                }
+            }
+            if !busy {
+                return;
+            }
+        }
+        panic!("the cluster never comes to rest:\n{}", self.trace);
+    }
+
+    /// Publishes a snapshot of all that node `id` has applied and compacts its log.
+    pub(super) fn snapshot_and_compact(&mut self, id: u64) {
+        let node = self.node(id);
+        let index = node.applied_index;
+        let term = node.store.term(index).unwrap();
+        let configuration = node.core.as_ref().unwrap().configuration();
+        node.store.publish(&SnapshotMeta {
+            index,
+            term,
+            configuration,
+        });
+        node.store.compact(index).unwrap();
+    }
+
+    pub(super) fn leader(&self) -> Option<u64> {
+        let leading = self.nodes.iter().filter_map(|(&id, node)| {
+            let status = node.core.as_ref()?.status();
+            (status.role == crate::consensus::Role::Leader).then_some((status.term, id))
+        });
+        leading.max().map(|(_, id)| id)
+    }
+}

@@ -1,0 +1,6 @@
+//! Tests of the cores that need more than one of them, or bytes that no core would send.
+
+mod cluster;
+mod describe;
+mod memory_store;
+mod script;

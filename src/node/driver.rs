@@ -1,0 +1,307 @@
+//! The one loop that drives a replica.
+//!
+//! [`Driver::turn`] is one pass: drain what has come, let the replica handle it, carry out what it
+//! gives out, fire watches, publish the tree, answer. The node's thread repeats it; a simulator may
+//! call it with a clock of its own; nothing else drives a replica.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender};
+use slab::Slab;
+
+use super::calls::{Call, Command};
+use super::shared::{NodeShared, Role, SessionShared};
+use super::watches::WatchTable;
+use super::workers::{Done, SnapshotJob, WriteJob};
+use crate::clock::Now;
+use crate::error::Error;
+use crate::ids::{ClusterId, NodeId};
+use crate::replica::{Answer, Effects, Input, Output, Replica, SessionEvent, Ticket};
+use crate::transport::{Message, Transport};
+
+/// How much one turn takes from each queue, so that no queue starves another.
+const DRAIN_MAX: usize = 4096;
+
+/// The queues into and out of a driver.
+pub(crate) struct Queues {
+    pub commands: Receiver<Command>,
+    pub peers: Receiver<(NodeId, bytes::Bytes)>,
+    pub done: Receiver<Done>,
+    pub writes: Sender<WriteJob>,
+    pub snapshots: Sender<SnapshotJob>,
+}
+
+/// A replica with its queues.
+pub(crate) struct Driver {
+    id: NodeId,
+    cluster: ClusterId,
+    replica: Replica,
+    queues: Queues,
+    transport: Arc<dyn Transport>,
+    shared: Arc<NodeShared>,
+    calls: Slab<Call>,
+    sessions: std::collections::BTreeMap<crate::SessionId, Arc<SessionShared>>,
+    next_missed_report: Duration,
+    stopped: bool,
+}
+
+impl Driver {
+    pub(crate) fn new(
+        id: NodeId,
+        cluster: ClusterId,
+        replica: Replica,
+        queues: Queues,
+        transport: Arc<dyn Transport>,
+        shared: Arc<NodeShared>,
+    ) -> Driver {
+        Driver {
+            id,
+            cluster,
+            replica,
+            queues,
+            transport,
+            shared,
+            calls: Slab::new(),
+            sessions: std::collections::BTreeMap::new(),
+            next_missed_report: Duration::ZERO,
+            stopped: false,
+        }
+    }
+
+    /// One pass. Returns false when the node has stopped, for good.
+    pub(crate) fn turn(&mut self, now: Now) -> bool {
+        if self.stopped {
+            return false;
+        }
+        for _ in 0..DRAIN_MAX {
+            match self.queues.done.try_recv() {
+                Ok(done) => self.on_done(done, now),
+                Err(_) => break,
+            }
+        }
+        for _ in 0..DRAIN_MAX {
+            match self.queues.peers.try_recv() {
+                Ok((from, payload)) => self.replica.handle(Input::Peer { from, payload }, now),
+                Err(_) => break,
+            }
+        }
+        for _ in 0..DRAIN_MAX {
+            match self.queues.commands.try_recv() {
+                Ok(command) => self.on_command(command, now),
+                Err(_) => break,
+            }
+        }
+        if now.monotonic >= self.replica.next_tick() {
+            self.replica.handle(Input::Tick, now);
+        }
+        while !self.stopped
+            && let Some(output) = self.replica.poll()
+        {
+            self.carry_out(output);
+        }
+        let effects = self.replica.take_effects();
+        self.settle(effects);
+        self.report(now);
+        !self.stopped
+    }
+
+    /// Whether another turn would find something at once.
+    pub(crate) fn has_work(&self) -> bool {
+        !self.queues.done.is_empty()
+            || !self.queues.peers.is_empty()
+            || !self.queues.commands.is_empty()
+    }
+
+    /// When the next turn is due though nothing has come.
+    pub(crate) fn next_turn(&self) -> Duration {
+        self.replica.next_tick()
+    }
+
+    /// Ends the node: every call gets its answer.
+    pub(crate) fn stop(&mut self, reason: &str) {
+        if self.stopped {
+            return;
+        }
+        self.stopped = true;
+        let effects = self.replica.stop(reason);
+        self.settle(effects);
+        while let Ok(command) = self.queues.commands.try_recv() {
+            if let Some(call) = command.into_call() {
+                call.fail(Error::Stopped { reason: reason.to_string() });
+            }
+        }
+        for call in self.calls.drain() {
+            call.fail(Error::Stopped { reason: reason.to_string() });
+        }
+        let table = self.shared.watches.lock();
+        for session in std::mem::take(&mut self.sessions).into_values() {
+            session.set(SessionEvent::Lost, &table);
+        }
+        drop(table);
+        self.shared.set_stopped(reason);
+    }
+
+    fn ticket(&mut self, call: Call) -> Ticket {
+        Ticket(self.calls.insert(call) as u64)
+    }
+
+    fn on_command(&mut self, command: Command, now: Now) {
+        let input = match command {
+            Command::Open { password, timeout_ms, call } => {
+                let ticket = self.ticket(call);
+                Input::Open { ticket, password, timeout_ms }
+            }
+            Command::Attach { session, password, timeout_ms, nonce, call } => {
+                let ticket = self.ticket(call);
+                Input::Attach { ticket, session, password, timeout_ms, nonce }
+            }
+            Command::Write { session, attachment, op, call } => {
+                let ticket = self.ticket(call);
+                Input::Write { ticket, session, attachment, op }
+            }
+            Command::Read { session, attachment, read, call } => {
+                let ticket = self.ticket(call);
+                Input::Read { ticket, session, attachment, read }
+            }
+            Command::Barrier { session, attachment, read, call } => {
+                let ticket = self.ticket(call);
+                Input::Barrier { ticket, session, attachment, read }
+            }
+            Command::ChangeMembership { changes, call } => {
+                let ticket = self.ticket(call);
+                Input::ChangeMembership { ticket, changes }
+            }
+            Command::TransferLeadership { to, call } => {
+                let ticket = self.ticket(call);
+                Input::TransferLeadership { ticket, to }
+            }
+            Command::Stop => return self.stop("it was shut down"),
+        };
+        self.replica.handle(input, now);
+    }
+
+    fn on_done(&mut self, done: Done, now: Now) {
+        let input = match done {
+            Done::Persisted { number } => Input::Persisted { number },
+            Done::SnapshotTaken { meta, published } => Input::SnapshotTaken { meta, published },
+            Done::SnapshotRead { transfer, offset, piece } => {
+                Input::SnapshotRead { transfer, offset, piece }
+            }
+            Done::SnapshotStaged { transfer, offset, outcome } => {
+                Input::SnapshotStaged { transfer, offset, outcome }
+            }
+            Done::Failed(error) => return self.stop(&error.to_string()),
+        };
+        self.replica.handle(input, now);
+    }
+
+    fn carry_out(&mut self, output: Output) {
+        // A worker whose queue is gone has failed, and its report says why.
+        match output {
+            Output::Send { to, payload } => {
+                self.transport.send(Message::new(self.cluster, self.id, to, payload));
+            }
+            Output::Write { number, publish, batch } => {
+                let _ = self.queues.writes.send(WriteJob::Write { number, publish, batch });
+            }
+            Output::Compact { index } => {
+                let _ = self.queues.writes.send(WriteJob::Compact { index });
+            }
+            Output::ReadSnapshot(read) => {
+                let _ = self.queues.snapshots.send(SnapshotJob::Read(read));
+            }
+            Output::EndRead { transfer } => {
+                let _ = self.queues.snapshots.send(SnapshotJob::EndRead { transfer });
+            }
+            Output::StageSnapshot(stage) => {
+                let _ = self.queues.snapshots.send(SnapshotJob::Stage(stage));
+            }
+            Output::Fail(failure) => self.stop(&failure.to_string()),
+        }
+    }
+
+    /// Events first, then the tree, then the answers: nobody reads a change, or is told that it was
+    /// made, before its watchers have it in their queues.
+    fn settle(&mut self, effects: Effects) {
+        if effects.is_empty() {
+            return;
+        }
+        {
+            let mut table = self.shared.watches.lock();
+            for (ticket, answer) in &effects.answers {
+                if let Some(call) = self.calls.get(ticket.0 as usize) {
+                    call.set_watch(answer, &mut table);
+                }
+            }
+            if effects.replaced {
+                super::compare::fire_differences(&mut table, &self.shared.reader(), self.replica.state());
+            }
+            table.fire(&effects.changes);
+            self.replica.publish();
+            for change in &effects.sessions {
+                self.tell_session(change, &table);
+            }
+        }
+        for (ticket, answer) in effects.answers {
+            let call = self.calls.remove(ticket.0 as usize);
+            self.answer(call, answer);
+        }
+        if let Some((meta, frozen)) = self.replica.take_due_snapshot() {
+            let _ = self.queues.snapshots.send(SnapshotJob::Take { meta, frozen });
+        }
+    }
+
+    fn tell_session(&mut self, change: &crate::replica::SessionChange, table: &WatchTable) {
+        let Some(session) = self.sessions.get(&change.session) else {
+            return;
+        };
+        if session.attachment != change.attachment {
+            return;
+        }
+        session.set(change.event, table);
+        if !matches!(change.event, SessionEvent::Certain { .. } | SessionEvent::Suspended) {
+            self.sessions.remove(&change.session);
+        }
+    }
+
+    fn answer(&mut self, call: Call, answer: Answer) {
+        if let Call::Session { password, .. } = &call
+            && let Answer::Session { id, attachment, timeout_ms, certain_until } = answer
+        {
+            let session =
+                SessionShared::new(id, *password, attachment, timeout_ms, certain_until);
+            if let Some(before) = self.sessions.insert(id, session.clone()) {
+                before.set(SessionEvent::Moved, &self.shared.watches.lock());
+            }
+            return call.give_session(session);
+        }
+        call.answer(answer);
+    }
+
+    /// What others may know of this node.
+    fn report(&mut self, now: Now) {
+        let status = self.replica.consensus_status();
+        let role = match status.role {
+            crate::consensus::Role::Leader => Role::Leader,
+            crate::consensus::Role::Candidate => Role::Candidate,
+            crate::consensus::Role::Learner => Role::Learner,
+            _ => Role::Follower,
+        };
+        self.shared.update_status(|shown| {
+            shown.role = role;
+            shown.term = status.term;
+            shown.leader = status.leader;
+            shown.commit_index = status.commit;
+            shown.applied_index = self.replica.applied_index();
+            shown.zxid = self.replica.state().zxid();
+            shown.sessions_attached = self.replica.sessions_attached();
+            shown.voters.clone_from(&self.replica.configuration().voters);
+            shown.learners.clone_from(&self.replica.configuration().learners);
+        });
+        if now.monotonic >= self.next_missed_report {
+            self.next_missed_report = now.monotonic + Duration::from_millis(10);
+            self.shared.watches.lock().report_missed();
+        }
+    }
+}

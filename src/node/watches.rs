@@ -1,0 +1,507 @@
+//! Watches: who is to be told of which change (ZooKeeper's `WatchManager`).
+//!
+//! Local to the node, fired by what the log applies here. The table is locked while a batch's changes
+//! are fired *and* published; whoever sets a watch reads under the same lock. So a watch is set either
+//! before a change, and hears of it, or after, and reads it: never neither, never both. And an event
+//! stands in its watcher's queue before anybody can read the change.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::task::Waker;
+
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use parking_lot::Mutex;
+
+use crate::ids::Zxid;
+use crate::op::{Change, EventKind};
+use crate::path::{self, ZnodePath};
+
+/// A change that a watch was waiting for.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub struct WatchEvent {
+    /// What happened.
+    pub kind: EventKind,
+    /// To which znode. For [`EventKind::NodeChildrenChanged`] it is the parent.
+    pub path: ZnodePath,
+    /// The write that did it.
+    pub zxid: Zxid,
+}
+
+/// What a session is for its node.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+#[non_exhaustive]
+pub enum SessionState {
+    /// The leader has heard of it lately.
+    #[default]
+    Connected,
+    /// The leader can't be reached just now. The session lives on; what depends on it should pause.
+    Suspended,
+    /// It may have expired, or has. Final for this handle.
+    Lost,
+    /// It was attached somewhere else. Final for this handle.
+    Moved,
+    /// It was closed. Final.
+    Closed,
+}
+
+impl SessionState {
+    /// Whether the handle is of no use any more.
+    pub fn is_final(self) -> bool {
+        matches!(self, SessionState::Lost | SessionState::Moved | SessionState::Closed)
+    }
+}
+
+/// What a watcher hears.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum Event {
+    /// A watched change.
+    Changed(WatchEvent),
+    /// The queue was full, and events are missing: the first of them was that of `from`. Whoever gets
+    /// this reads again what it cares for, and sets its one-shot watches again.
+    Missed {
+        /// The zxid of the first event that was lost.
+        from: Zxid,
+    },
+    /// The session's state has changed.
+    Session(SessionState),
+}
+
+/// Which changes a watch waits for.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[non_exhaustive]
+pub enum WatchKind {
+    /// Once: the data is set, or the znode deleted (or, where it wasn't there, created).
+    Data,
+    /// Once: a child is created or deleted, or the znode itself deleted.
+    Children,
+    /// Until it is removed: everything about this znode and its list of children.
+    Persistent,
+    /// Until it is removed: everything about this znode and all below it, but no
+    /// [`EventKind::NodeChildrenChanged`].
+    PersistentRecursive,
+}
+
+/// The queue between the node and one watcher.
+#[derive(Debug)]
+pub(crate) struct WatchQueue {
+    id: u64,
+    sender: Sender<Event>,
+    receiver: Receiver<Event>,
+    lost: Mutex<Option<Zxid>>,
+    waker: Mutex<Option<Waker>>,
+}
+
+impl WatchQueue {
+    /// The channel that events come through.
+    pub(crate) fn receiver(&self) -> &Receiver<Event> {
+        &self.receiver
+    }
+
+    /// Wakes this task when the next event comes.
+    pub(crate) fn register(&self, waker: &Waker) {
+        *self.waker.lock() = Some(waker.clone());
+    }
+
+    /// Puts an event in, or remembers that it is lost.
+    fn push(&self, event: Event, zxid: Zxid) {
+        let mut lost = self.lost.lock();
+        if !self.report_lost(&mut lost) {
+            return;
+        }
+        if let Err(TrySendError::Full(_)) = self.sender.try_send(event) {
+            *lost = Some(zxid);
+        }
+        self.wake();
+    }
+
+    /// Says what is missing, if anything is. True when there is nothing left to say.
+    fn report_lost(&self, lost: &mut Option<Zxid>) -> bool {
+        if let Some(from) = *lost {
+            if self.sender.try_send(Event::Missed { from }).is_err() {
+                return false;
+            }
+            *lost = None;
+            self.wake();
+        }
+        true
+    }
+
+    fn wake(&self) {
+        if let Some(waker) = self.waker.lock().take() {
+            waker.wake();
+        }
+    }
+}
+
+/// The watches on one path.
+#[derive(Debug, Default)]
+struct PathWatches {
+    /// By watcher and kind: the zxid that the watcher has read; later changes concern it.
+    watches: BTreeMap<(u64, WatchKind), Zxid>,
+}
+
+/// All watches of a node.
+#[derive(Debug, Default)]
+pub(crate) struct WatchTable {
+    paths: HashMap<Arc<str>, PathWatches>,
+    queues: HashMap<u64, Arc<WatchQueue>>,
+    /// Which paths each watcher has watches on.
+    by_watcher: HashMap<u64, BTreeMap<Arc<str>, usize>>,
+    /// How many watches are recursive: while there are none, ancestors need not be looked at.
+    recursive: usize,
+    count: usize,
+    next_id: u64,
+}
+
+impl WatchTable {
+    /// A queue for a new watcher, holding up to `events_max` events.
+    pub(crate) fn add_watcher(&mut self, events_max: usize) -> Arc<WatchQueue> {
+        self.next_id += 1;
+        let (sender, receiver) = bounded(events_max.max(1));
+        let queue = Arc::new(WatchQueue {
+            id: self.next_id,
+            sender,
+            receiver,
+            lost: Mutex::new(None),
+            waker: Mutex::new(None),
+        });
+        self.queues.insert(self.next_id, queue.clone());
+        queue
+    }
+
+    /// Ends a watcher with all its watches.
+    pub(crate) fn remove_watcher(&mut self, queue: &WatchQueue) {
+        let paths = self.by_watcher.remove(&queue.id).unwrap_or_default();
+        for path in paths.into_keys() {
+            if let Some(watches) = self.paths.get_mut(&path) {
+                watches.watches.retain(|(watcher, kind), _| {
+                    let other = *watcher != queue.id;
+                    if !other {
+                        self.count -= 1;
+                        self.recursive -= usize::from(*kind == WatchKind::PersistentRecursive);
+                    }
+                    other
+                });
+                if watches.watches.is_empty() {
+                    self.paths.remove(&path);
+                }
+            }
+        }
+        self.queues.remove(&queue.id);
+    }
+
+    /// Sets a watch for changes after `read`. Set twice it is one watch.
+    pub(crate) fn add(&mut self, queue: &WatchQueue, path: &ZnodePath, kind: WatchKind, read: Zxid) {
+        if !self.queues.contains_key(&queue.id) {
+            return;
+        }
+        let path = path.shared().clone();
+        let watches = &mut self.paths.entry(path.clone()).or_default().watches;
+        if watches.insert((queue.id, kind), read).is_none() {
+            *self.by_watcher.entry(queue.id).or_default().entry(path).or_default() += 1;
+            self.count += 1;
+            self.recursive += usize::from(kind == WatchKind::PersistentRecursive);
+        }
+    }
+
+    /// Removes a watch. False where there was none.
+    pub(crate) fn remove(&mut self, queue: &WatchQueue, path: &str, kind: WatchKind) -> bool {
+        let Some(watches) = self.paths.get_mut(path) else {
+            return false;
+        };
+        if watches.watches.remove(&(queue.id, kind)).is_none() {
+            return false;
+        }
+        if watches.watches.is_empty() {
+            self.paths.remove(path);
+        }
+        self.count -= 1;
+        self.recursive -= usize::from(kind == WatchKind::PersistentRecursive);
+        self.unlink(queue.id, path);
+        true
+    }
+
+    /// How many watches there are.
+    pub(crate) fn len(&self) -> usize {
+        self.count
+    }
+
+    /// Every watched path with the kinds and zxids of its watches, to compare two trees.
+    pub(crate) fn watched_paths(&self) -> Vec<(Arc<str>, bool)> {
+        let mut paths: Vec<_> = self
+            .paths
+            .iter()
+            .map(|(path, watches)| {
+                let recursive = watches
+                    .watches
+                    .keys()
+                    .any(|(_, kind)| *kind == WatchKind::PersistentRecursive);
+                (path.clone(), recursive)
+            })
+            .collect();
+        paths.sort();
+        paths
+    }
+
+    /// Tells everybody concerned of these changes, in order.
+    pub(crate) fn fire(&mut self, changes: &[Change]) {
+        if self.count == 0 {
+            return;
+        }
+        for change in changes {
+            let mut told = Vec::new();
+            self.fire_at(change.path.as_str(), change, change.kind, &mut told);
+            if self.recursive > 0 {
+                self.fire_above(change, &mut told);
+            }
+            if change.kind != EventKind::NodeDataChanged
+                && let Some(parent) = change.path.parent()
+            {
+                self.fire_children_changed(parent, change.zxid);
+            }
+        }
+    }
+
+    /// Tells the watchers of `parent` that its list of children has changed.
+    pub(crate) fn fire_children_changed(&mut self, parent: &str, zxid: Zxid) {
+        if let Some((path, _)) = self.paths.get_key_value(parent) {
+            let path = ZnodePath::from_shared(path.clone());
+            let kind = EventKind::NodeChildrenChanged;
+            let change = Change { zxid, kind, path };
+            self.fire_at(parent, &change, kind, &mut Vec::new());
+        }
+    }
+
+    /// Reports losses to watchers that have room again.
+    pub(crate) fn report_missed(&self) {
+        for queue in self.queues.values() {
+            queue.report_lost(&mut queue.lost.lock());
+        }
+    }
+
+    /// Tells a watcher of its session.
+    pub(crate) fn tell(queue: &WatchQueue, event: Event, zxid: Zxid) {
+        queue.push(event, zxid);
+    }
+
+    /// Fires the watches set on `at` itself. A watcher is told once, though it has several.
+    fn fire_at(&mut self, at: &str, change: &Change, kind: EventKind, told: &mut Vec<u64>) {
+        let Some(watches) = self.paths.get_mut(at) else {
+            return;
+        };
+        let mut fired = Vec::new();
+        for (&(watcher, watch), &read) in &watches.watches {
+            if concerns(watch, kind) && change.zxid > read {
+                if !told.contains(&watcher) {
+                    told.push(watcher);
+                    let event = WatchEvent { kind, path: change.path.clone(), zxid: change.zxid };
+                    self.queues[&watcher].push(Event::Changed(event), change.zxid);
+                }
+                if matches!(watch, WatchKind::Data | WatchKind::Children) {
+                    fired.push((watcher, watch));
+                }
+            }
+        }
+        for key in &fired {
+            watches.watches.remove(key);
+            self.count -= 1;
+        }
+        if watches.watches.is_empty() {
+            self.paths.remove(at);
+        }
+        for (watcher, _) in fired {
+            self.unlink(watcher, at);
+        }
+    }
+
+    /// Fires the recursive watches set above the changed znode.
+    fn fire_above(&mut self, change: &Change, told: &mut Vec<u64>) {
+        let mut at = change.path.parent();
+        while let Some(ancestor) = at {
+            if let Some(watches) = self.paths.get(ancestor) {
+                for (&(watcher, watch), &read) in &watches.watches {
+                    if watch == WatchKind::PersistentRecursive
+                        && change.zxid > read
+                        && !told.contains(&watcher)
+                    {
+                        told.push(watcher);
+                        let event = WatchEvent {
+                            kind: change.kind,
+                            path: change.path.clone(),
+                            zxid: change.zxid,
+                        };
+                        self.queues[&watcher].push(Event::Changed(event), change.zxid);
+                    }
+                }
+            }
+            at = path::parent(ancestor);
+        }
+    }
+
+    fn unlink(&mut self, watcher: u64, path: &str) {
+        if let Some(paths) = self.by_watcher.get_mut(&watcher)
+            && let Some(count) = paths.get_mut(path)
+        {
+            *count -= 1;
+            if *count == 0 {
+                paths.remove(path);
+            }
+        }
+    }
+}
+
+/// ZooKeeper's table of triggers (sheet, section 2).
+fn concerns(watch: WatchKind, kind: EventKind) -> bool {
+    match watch {
+        WatchKind::Data => kind != EventKind::NodeChildrenChanged,
+        WatchKind::Children => {
+            matches!(kind, EventKind::NodeChildrenChanged | EventKind::NodeDeleted)
+        }
+        WatchKind::Persistent => true,
+        WatchKind::PersistentRecursive => kind != EventKind::NodeChildrenChanged,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn znode(path: &str) -> ZnodePath {
+        ZnodePath::parse(path).unwrap()
+    }
+
+    fn change(zxid: u64, kind: EventKind, path: &str) -> Change {
+        Change { zxid: Zxid(zxid), kind, path: znode(path) }
+    }
+
+    fn heard(queue: &WatchQueue) -> Vec<String> {
+        queue
+            .receiver()
+            .try_iter()
+            .map(|event| match event {
+                Event::Changed(event) => format!("{:?} {} @{}", event.kind, event.path, event.zxid),
+                Event::Missed { from } => format!("missed from {from}"),
+                Event::Session(state) => format!("{state:?}"),
+            })
+            .collect()
+    }
+
+    #[test]
+    fn a_one_shot_watch_fires_once() {
+        let mut table = WatchTable::default();
+        let queue = table.add_watcher(8);
+        table.add(&queue, &znode("/a"), WatchKind::Data, Zxid(1));
+        table.fire(&[
+            change(2, EventKind::NodeDataChanged, "/a"),
+            change(3, EventKind::NodeDataChanged, "/a"),
+        ]);
+        assert_eq!(heard(&queue), ["NodeDataChanged /a @2"]);
+        assert_eq!(table.len(), 0);
+    }
+
+    #[test]
+    fn a_change_that_was_read_already_does_not_fire() {
+        let mut table = WatchTable::default();
+        let queue = table.add_watcher(8);
+        table.add(&queue, &znode("/a"), WatchKind::Data, Zxid(5));
+        table.fire(&[change(5, EventKind::NodeDataChanged, "/a")]);
+        assert!(heard(&queue).is_empty());
+        table.fire(&[change(6, EventKind::NodeDataChanged, "/a")]);
+        assert_eq!(heard(&queue), ["NodeDataChanged /a @6"]);
+    }
+
+    #[test]
+    fn a_deletion_is_heard_once_by_a_watcher_of_data_and_children() {
+        let mut table = WatchTable::default();
+        let queue = table.add_watcher(8);
+        for kind in [WatchKind::Data, WatchKind::Children] {
+            table.add(&queue, &znode("/a"), kind, Zxid(1));
+        }
+        table.fire(&[change(2, EventKind::NodeDeleted, "/a")]);
+        assert_eq!(heard(&queue), ["NodeDeleted /a @2"]);
+        assert_eq!(table.len(), 0);
+    }
+
+    #[test]
+    fn children_watches_fire_on_creation_and_deletion_but_not_on_data() {
+        let mut table = WatchTable::default();
+        let queue = table.add_watcher(8);
+        table.add(&queue, &znode("/p"), WatchKind::Children, Zxid(1));
+        table.fire(&[change(2, EventKind::NodeDataChanged, "/p/c")]);
+        assert!(heard(&queue).is_empty());
+        table.fire(&[change(3, EventKind::NodeCreated, "/p/c")]);
+        assert_eq!(heard(&queue), ["NodeChildrenChanged /p @3"]);
+    }
+
+    #[test]
+    fn a_persistent_watch_hears_children_and_a_recursive_one_descendants() {
+        let mut table = WatchTable::default();
+        let plain = table.add_watcher(8);
+        let recursive = table.add_watcher(8);
+        table.add(&plain, &znode("/p"), WatchKind::Persistent, Zxid(1));
+        table.add(&recursive, &znode("/p"), WatchKind::PersistentRecursive, Zxid(1));
+        table.fire(&[
+            change(2, EventKind::NodeCreated, "/p/c"),
+            change(3, EventKind::NodeCreated, "/p/c/d"),
+            change(4, EventKind::NodeDataChanged, "/p"),
+        ]);
+        assert_eq!(heard(&plain), ["NodeChildrenChanged /p @2", "NodeDataChanged /p @4"]);
+        assert_eq!(
+            heard(&recursive),
+            ["NodeCreated /p/c @2", "NodeCreated /p/c/d @3", "NodeDataChanged /p @4"]
+        );
+    }
+
+    #[test]
+    fn an_overflow_is_one_explicit_event_and_names_the_first_loss() {
+        let mut table = WatchTable::default();
+        let queue = table.add_watcher(2);
+        table.add(&queue, &znode("/a"), WatchKind::Persistent, Zxid(1));
+        let changes: Vec<_> =
+            (2..=6).map(|zxid| change(zxid, EventKind::NodeDataChanged, "/a")).collect();
+        table.fire(&changes);
+        assert_eq!(heard(&queue), ["NodeDataChanged /a @2", "NodeDataChanged /a @3"]);
+        table.report_missed();
+        assert_eq!(heard(&queue), ["missed from 4"]);
+        table.fire(&[change(7, EventKind::NodeDataChanged, "/a")]);
+        assert_eq!(heard(&queue), ["NodeDataChanged /a @7"]);
+    }
+
+    #[test]
+    fn a_loss_is_told_before_any_later_event() {
+        let mut table = WatchTable::default();
+        let queue = table.add_watcher(1);
+        table.add(&queue, &znode("/a"), WatchKind::Persistent, Zxid(1));
+        table.fire(&[
+            change(2, EventKind::NodeDataChanged, "/a"),
+            change(3, EventKind::NodeDataChanged, "/a"),
+        ]);
+        assert_eq!(heard(&queue), ["NodeDataChanged /a @2"]);
+        table.fire(&[change(4, EventKind::NodeDataChanged, "/a")]);
+        assert_eq!(heard(&queue), ["missed from 3"]);
+    }
+
+    #[test]
+    fn a_watcher_that_is_gone_leaves_nothing_behind() {
+        let mut table = WatchTable::default();
+        let queue = table.add_watcher(8);
+        table.add(&queue, &znode("/a"), WatchKind::Data, Zxid(1));
+        table.add(&queue, &znode("/b"), WatchKind::PersistentRecursive, Zxid(1));
+        table.remove_watcher(&queue);
+        assert_eq!((table.len(), table.recursive, table.paths.len()), (0, 0, 0));
+        table.fire(&[change(2, EventKind::NodeDataChanged, "/a")]);
+    }
+
+    #[test]
+    fn a_removed_watch_is_silent() {
+        let mut table = WatchTable::default();
+        let queue = table.add_watcher(8);
+        table.add(&queue, &znode("/a"), WatchKind::Persistent, Zxid(1));
+        assert!(table.remove(&queue, "/a", WatchKind::Persistent));
+        assert!(!table.remove(&queue, "/a", WatchKind::Persistent));
+        table.fire(&[change(2, EventKind::NodeDataChanged, "/a")]);
+        assert!(heard(&queue).is_empty());
+    }
+}

@@ -1,0 +1,174 @@
+//! From committed entries to changes of the tree and answers.
+
+use std::time::Duration;
+
+use super::{Answer, Failure, Replica, SessionEvent};
+use crate::error::Error;
+use crate::ids::SessionId;
+use crate::op::{Applied, Op, OpResult, Request};
+use crate::proto;
+use crate::storage::{EntryKind, LogEntry};
+
+impl Replica {
+    pub(super) fn apply(&mut self, entries: Vec<LogEntry>) {
+        let Some(last) = entries.last() else {
+            return;
+        };
+        let (index, term) = (last.index, last.term);
+        for entry in entries {
+            assert_eq!(
+                entry.index,
+                self.applied_index + 1,
+                "the core gives committed entries out in order, each once"
+            );
+            self.snapshots.log_bytes += entry.data.len() as u64;
+            if entry.kind == EntryKind::Command
+                && !entry.data.is_empty()
+                && let Err(error) = self.apply_batch(&entry)
+            {
+                return self.fail(Failure::Entry {
+                    index: entry.index,
+                    reason: error.to_string(),
+                });
+            }
+            self.applied_index = entry.index;
+        }
+        self.applied_term = term;
+        self.core.applied(index);
+        self.pass_barriers();
+    }
+
+    fn apply_batch(&mut self, entry: &LogEntry) -> Result<(), proto::RecordError> {
+        let (time_ms, records) = proto::decode_batch(&entry.data)?;
+        for record in records {
+            let request = proto::decode_request(&record)?;
+            let applied = self.state.apply(time_ms, &request, &mut self.effects.changes);
+            self.settle(request, applied);
+        }
+        Ok(())
+    }
+
+    /// Tells whoever at this node has to do with a request what came of it.
+    fn settle(&mut self, request: Request, applied: Applied) {
+        match request.op {
+            Op::OpenSession { password, .. } => self.settle_opening(password, 0, applied),
+            Op::AttachSession { password, nonce, .. } => {
+                let id = request.session;
+                self.settle_opening(password, nonce, applied);
+                self.notice_session(id);
+            }
+            Op::ExpireSession { session } => self.notice_session(session),
+            op => {
+                let closes = matches!(op, Op::CloseSession);
+                self.settle_write(request.session, request.attachment, request.sequence, applied);
+                if closes {
+                    self.notice_session(request.session);
+                }
+            }
+        }
+    }
+
+    fn settle_write(&mut self, id: SessionId, attachment: u32, sequence: u64, applied: Applied) {
+        match applied {
+            Applied::Now { zxid, outcome } => {
+                let now = self.now.monotonic;
+                let settled = self
+                    .origin
+                    .session_mut(id)
+                    .filter(|session| session.attachment == attachment)
+                    .and_then(|session| session.answer(sequence, zxid, outcome, now));
+                if let Some((answer, reads)) = settled {
+                    self.effects.answers.push(answer);
+                    for read in reads {
+                        self.answer_read(id, read);
+                    }
+                }
+            }
+            // Answered when it was applied for the first time.
+            Applied::Before(_) => {}
+            Applied::Gap { .. } => {
+                self.leadership.forget_proposed(id, attachment);
+                self.origin.resend(id);
+            }
+            Applied::Refused(_) => {
+                self.leadership.forget_proposed(id, attachment);
+                self.notice_session(id);
+            }
+        }
+    }
+
+    fn settle_opening(&mut self, password: crate::op::Password, nonce: u64, applied: Applied) {
+        let outcome = match applied {
+            Applied::Now { outcome, .. } | Applied::Before(Some((_, outcome))) => outcome,
+            Applied::Refused(error) => Err(error),
+            Applied::Before(None) | Applied::Gap { .. } => return,
+        };
+        if let Ok(OpResult::Session { id, .. }) = outcome {
+            self.track_session(id);
+        }
+        let Some(opening) = self.origin.take_opening(password, nonce) else {
+            return;
+        };
+        match outcome {
+            Ok(OpResult::Session { id, attachment, sequence, timeout_ms }) => {
+                let timeout = Duration::from_millis(timeout_ms.into());
+                let now = self.now.monotonic;
+                let orphans =
+                    self.origin.attach(id, attachment, sequence, timeout, opening.asked_at, now);
+                for ticket in orphans {
+                    let moved = Error::SessionMoved { session: id };
+                    self.answer(ticket, Answer::Failed(moved));
+                }
+                let session = self.origin.session(id).expect("it was just attached");
+                let certain_until = session.certain_until;
+                let answer = Answer::Session { id, attachment, timeout_ms, certain_until };
+                self.answer(opening.ticket, answer);
+            }
+            Ok(_) => unreachable!("a session's opening gives a session"),
+            Err(error) => self.answer(opening.ticket, Answer::Failed(error)),
+        }
+    }
+
+    /// The log has spoken of a session: has it ended, or gone elsewhere?
+    pub(super) fn notice_session(&mut self, id: SessionId) {
+        self.track_session(id);
+        let Some(local) = self.origin.session(id) else {
+            return;
+        };
+        let gone = Error::SessionExpired { session: id };
+        match self.state.session(id) {
+            None => self.end_session(id, SessionEvent::Lost, gone),
+            Some(session) if session.attachment != local.attachment => {
+                let moved = Error::SessionMoved { session: id };
+                self.end_session(id, SessionEvent::Moved, moved);
+            }
+            Some(_) => {}
+        }
+    }
+
+    /// A snapshot has replaced the state: answer what it shows to be applied.
+    pub(super) fn settle_after_snapshot(&mut self) {
+        let now = self.now.monotonic;
+        for id in self.origin.ids() {
+            self.notice_session(id);
+            loop {
+                let Some(session) = self.origin.session_mut(id) else {
+                    break;
+                };
+                let Some(sequence) = session.oldest_pending() else {
+                    break;
+                };
+                let Some((zxid, outcome)) = self.state.kept(id, sequence) else {
+                    break;
+                };
+                let settled = session.answer(sequence, zxid, outcome, now);
+                let (answer, reads) = settled.expect("it is the oldest");
+                self.effects.answers.push(answer);
+                for read in reads {
+                    self.answer_read(id, read);
+                }
+            }
+        }
+        self.pass_barriers();
+    }
+}

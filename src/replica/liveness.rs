@@ -1,0 +1,158 @@
+//! How this node keeps its sessions alive, and how it knows in time that it can't.
+//!
+//! A touch is a read barrier that names sessions. The leader's answer proves that it still led after
+//! the touch was sent; so any later leader began after that moment too, and gives every session its
+//! whole timeout again. Hence the cluster can't expire a session before *sent + timeout*, and the
+//! node, by its own monotonic clock, calls it lost a little earlier than that.
+
+use std::time::Duration;
+
+use super::origin::certain_span;
+use super::{PeerMessage, Replica, SessionChange, SessionEvent};
+use crate::error::Error;
+use crate::ids::SessionId;
+use crate::replica::Answer;
+
+/// When the sessions here are touched next.
+#[derive(Debug, Default)]
+pub(super) struct Liveness {
+    next_touch: Duration,
+    /// When the leader last answered a touch.
+    confirmed_at: Duration,
+}
+
+impl Liveness {
+    /// There is a new leader: let it hear of us.
+    pub(super) fn touch_at_once(&mut self) {
+        self.next_touch = Duration::ZERO;
+    }
+}
+
+impl Replica {
+    /// A quarter of the shortest timeout: a touch may be lost twice and the session still lives.
+    fn touch_interval(&self) -> Duration {
+        let timeout = self.origin.timeout_min().unwrap_or(Duration::from_secs(1));
+        (timeout / 4).max(self.options.tick)
+    }
+
+    /// Sends the barriers that wait, and the touch that is due, in one message.
+    pub(super) fn send_barriers(&mut self) {
+        let now = self.now.monotonic;
+        let touch_due = self.origin.len() > 0 && now >= self.liveness.next_touch;
+        if !touch_due && !self.barriers.has_queued() {
+            return;
+        }
+        let Some(leader) = self.status.leader else {
+            return;
+        };
+        let mut sessions = Vec::new();
+        if touch_due {
+            sessions = self.origin.ids();
+            self.liveness.next_touch = now + self.touch_interval();
+        }
+        let id = self.barriers.launch(now, sessions.clone());
+        if leader == self.options.id {
+            self.on_barrier(leader, id, sessions);
+        } else {
+            self.send(leader, PeerMessage::Barrier { id, sessions });
+        }
+    }
+
+    pub(super) fn on_barrier_reply(&mut self, id: u64, index: u64) {
+        let Some(confirmed) = self.barriers.confirm(id, index) else {
+            return;
+        };
+        for id in confirmed.sessions {
+            self.confirm_session(id, confirmed.sent_at);
+        }
+        self.pass_barriers();
+    }
+
+    fn confirm_session(&mut self, id: SessionId, sent_at: Duration) {
+        self.liveness.confirmed_at = self.liveness.confirmed_at.max(sent_at);
+        let change = self.origin.session_mut(id).map(|session| {
+            let until = sent_at + certain_span(session.timeout);
+            session.certain_until = session.certain_until.max(until);
+            session.suspended = false;
+            SessionChange {
+                session: id,
+                attachment: session.attachment,
+                event: SessionEvent::Certain { until: session.certain_until },
+            }
+        });
+        self.effects.sessions.extend(change);
+    }
+
+    /// Lets the reads go whose barrier is confirmed and applied.
+    pub(super) fn pass_barriers(&mut self) {
+        for waiter in self.barriers.take_applied(self.applied_index) {
+            let Some(read) = waiter.read else {
+                self.answer(waiter.ticket, Answer::Barrier);
+                continue;
+            };
+            let read = super::DeferredRead { ticket: waiter.ticket, read };
+            let session = waiter.session;
+            match self.origin.session_mut(session).map(|local| local.defer(read)) {
+                // It waits for its session's own writes, which it must see.
+                Some(Ok(())) => {}
+                Some(Err(read)) => self.answer_read(session, read),
+                None => {
+                    let error = Error::SessionExpired { session };
+                    self.answer(waiter.ticket, Answer::Failed(error));
+                }
+            }
+        }
+    }
+
+    /// Suspends sessions whose leader is silent, and ends those that may have been expired.
+    pub(super) fn tick_liveness(&mut self) {
+        let now = self.now.monotonic;
+        let patience = self.touch_interval() + self.options.election_timeout;
+        let silent = now.saturating_sub(self.liveness.confirmed_at) > patience;
+        let leaderless = self.status.leader.is_none();
+        let mut lost = Vec::new();
+        for (id, session) in self.origin.iter_mut() {
+            if now >= session.certain_until {
+                lost.push(id);
+                continue;
+            }
+            // A session younger than our patience was certain when it was opened.
+            let young = session.certain_until >= now + certain_span(session.timeout).saturating_sub(patience);
+            if !session.suspended && (leaderless || (silent && !young)) {
+                session.suspended = true;
+                self.effects.sessions.push(SessionChange {
+                    session: id,
+                    attachment: session.attachment,
+                    event: SessionEvent::Suspended,
+                });
+            }
+        }
+        for id in lost {
+            let reason = "the session was lost: the leader could not be reached within its timeout";
+            self.end_session(id, SessionEvent::Lost, Error::OutcomeUnknown { reason });
+        }
+    }
+
+    /// A session is over for this node. `maybe` answers the writes that may be in the log.
+    pub(super) fn end_session(&mut self, id: SessionId, event: SessionEvent, maybe: Error) {
+        let Some(local) = self.origin.remove(id) else {
+            return;
+        };
+        self.effects.sessions.push(SessionChange {
+            session: id,
+            attachment: local.attachment,
+            event,
+        });
+        let gone = match event {
+            SessionEvent::Moved => Error::SessionMoved { session: id },
+            _ => Error::SessionExpired { session: id },
+        };
+        for (ticket, maybe_happened) in local.into_ends() {
+            let error = if maybe_happened { maybe.clone() } else { gone.clone() };
+            self.answer(ticket, Answer::Failed(error));
+        }
+        for waiter in self.barriers.take_session(id) {
+            self.answer(waiter.ticket, Answer::Failed(gone.clone()));
+        }
+    }
+}

@@ -1,0 +1,443 @@
+//! The sessions attached to this node, and their writes until they are answered.
+//!
+//! A write stays here, in its session's order, until this node has seen it applied in the log; until
+//! then it is sent again whenever it may have been lost. The state machine applies it once, however
+//! often it is sent. So an answer given here is the write's real outcome.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::{Answer, Ticket};
+use crate::error::Error;
+use crate::ids::{SessionId, Zxid};
+use crate::op::{Outcome, Password, ReadOp};
+use crate::proto::records::RequestRecord;
+
+/// A read that waits for its session's earlier writes.
+#[derive(Debug)]
+pub(super) struct DeferredRead {
+    pub ticket: Ticket,
+    pub read: ReadOp,
+}
+
+/// A write that isn't answered yet.
+#[derive(Debug)]
+struct PendingWrite {
+    sequence: u64,
+    ticket: Ticket,
+    op: Bytes,
+    /// Reads called after this write and before the next: answered from the state right after it.
+    reads: Vec<DeferredRead>,
+}
+
+/// What a node knows of a session attached to it.
+#[derive(Debug)]
+pub(super) struct LocalSession {
+    pub attachment: u32,
+    pub timeout: Duration,
+    /// The cluster can't have expired the session before this moment: a confirmed touch, plus the
+    /// timeout, less a margin for clocks that differ in rate.
+    pub certain_until: Duration,
+    pub suspended: bool,
+    pending: VecDeque<PendingWrite>,
+    /// The sequence of the next write.
+    next_sequence: u64,
+    /// All up to this one have been sent to the present leader.
+    sent_through: u64,
+    /// When the oldest unanswered one was last sent, or answered.
+    progress_at: Duration,
+}
+
+/// A session that is being opened or attached.
+#[derive(Debug)]
+pub(super) struct Opening {
+    pub ticket: Ticket,
+    /// When it was first asked for: the session is certain to live from then on.
+    pub asked_at: Duration,
+    request: RequestRecord,
+    sent_at: Option<Duration>,
+}
+
+/// How long after a confirmed touch a session is certain to live: fifteen sixteenths of its timeout,
+/// so that clocks may differ in rate by one sixteenth (see [`crate::Clock`]).
+pub(super) fn certain_span(timeout: Duration) -> Duration {
+    timeout - timeout / 16
+}
+
+/// What names an opening until it has a session: its password, and for an attach its nonce.
+type OpeningKey = (Password, u64);
+
+/// The sessions attached to this node, and those on their way to be.
+#[derive(Debug, Default)]
+pub(super) struct Origin {
+    sessions: BTreeMap<SessionId, LocalSession>,
+    openings: BTreeMap<OpeningKey, Opening>,
+    /// Sessions with writes that are not sent yet, in the order in which they came.
+    unsent: VecDeque<SessionId>,
+    unsent_set: BTreeSet<SessionId>,
+    openings_unsent: bool,
+}
+
+impl Origin {
+    pub(super) fn session(&self, id: SessionId) -> Option<&LocalSession> {
+        self.sessions.get(&id)
+    }
+
+    /// The session, if it is attached here by `attachment`; else what to answer.
+    pub(super) fn attached(
+        &mut self,
+        id: SessionId,
+        attachment: u32,
+    ) -> Result<&mut LocalSession, Error> {
+        match self.sessions.get_mut(&id) {
+            Some(session) if session.attachment == attachment => Ok(session),
+            Some(_) => Err(Error::SessionMoved { session: id }),
+            None => Err(Error::SessionExpired { session: id }),
+        }
+    }
+
+    pub(super) fn ids(&self) -> Vec<SessionId> {
+        self.sessions.keys().copied().collect()
+    }
+
+    pub(super) fn session_mut(&mut self, id: SessionId) -> Option<&mut LocalSession> {
+        self.sessions.get_mut(&id)
+    }
+
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = (SessionId, &mut LocalSession)> {
+        self.sessions
+            .iter_mut()
+            .map(|(id, session)| (*id, session))
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.sessions.len()
+    }
+
+    /// The shortest timeout of any session here.
+    pub(super) fn timeout_min(&self) -> Option<Duration> {
+        self.sessions.values().map(|session| session.timeout).min()
+    }
+
+    /// Asks for a session; `request` holds the operation.
+    pub(super) fn open(
+        &mut self,
+        password: Password,
+        nonce: u64,
+        ticket: Ticket,
+        request: RequestRecord,
+        now: Duration,
+    ) {
+        let opening = Opening {
+            ticket,
+            asked_at: now,
+            request,
+            sent_at: None,
+        };
+        self.openings.insert((password, nonce), opening);
+        self.openings_unsent = true;
+    }
+
+    /// The log has opened (or refused) what was asked for under this name.
+    pub(super) fn take_opening(&mut self, password: Password, nonce: u64) -> Option<Opening> {
+        self.openings.remove(&(password, nonce))
+    }
+
+    /// A session is attached here from now on. Returns what an earlier attachment had pending: those
+    /// writes were not applied before this one, and will be refused.
+    pub(super) fn attach(
+        &mut self,
+        id: SessionId,
+        attachment: u32,
+        sequence: u64,
+        timeout: Duration,
+        asked_at: Duration,
+        now: Duration,
+    ) -> Vec<Ticket> {
+        let session = LocalSession {
+            attachment,
+            timeout,
+            certain_until: asked_at + certain_span(timeout),
+            suspended: false,
+            pending: VecDeque::new(),
+            next_sequence: sequence + 1,
+            sent_through: sequence,
+            progress_at: now,
+        };
+        match self.sessions.insert(id, session) {
+            Some(before) => before.into_tickets().collect(),
+            None => Vec::new(),
+        }
+    }
+
+    /// Takes a write in; it is sent at the next [`Origin::take_unsent`].
+    pub(super) fn push_write(&mut self, id: SessionId, ticket: Ticket, op: Bytes) {
+        let session = self.sessions.get_mut(&id).expect("the caller has looked");
+        session.pending.push_back(PendingWrite {
+            sequence: session.next_sequence,
+            ticket,
+            op,
+            reads: Vec::new(),
+        });
+        session.next_sequence += 1;
+        self.mark_unsent(id);
+    }
+
+    fn mark_unsent(&mut self, id: SessionId) {
+        if self.unsent_set.insert(id) {
+            self.unsent.push_back(id);
+        }
+    }
+
+    /// Everything not yet sent, in session order; the caller sends it to the leader.
+    pub(super) fn take_unsent(&mut self, now: Duration) -> Vec<RequestRecord> {
+        let mut requests = Vec::new();
+        if std::mem::take(&mut self.openings_unsent) {
+            for opening in self.openings.values_mut() {
+                if opening.sent_at.is_none() {
+                    opening.sent_at = Some(now);
+                    requests.push(opening.request.clone());
+                }
+            }
+        }
+        self.unsent_set.clear();
+        for id in std::mem::take(&mut self.unsent) {
+            if let Some(session) = self.sessions.get_mut(&id) {
+                session.take_unsent(id, now, &mut requests);
+            }
+        }
+        requests
+    }
+
+    /// Whether there is something for [`Origin::take_unsent`].
+    pub(super) fn has_unsent(&self) -> bool {
+        self.openings_unsent || !self.unsent.is_empty()
+    }
+
+    /// All that is pending may be lost (a new leader, a proposal dropped): send it again.
+    pub(super) fn resend_all(&mut self) {
+        for opening in self.openings.values_mut() {
+            opening.sent_at = None;
+        }
+        self.openings_unsent = !self.openings.is_empty();
+        for id in self.ids() {
+            self.resend(id);
+        }
+    }
+
+    /// A write of this session was seen missing: send all that is pending again.
+    pub(super) fn resend(&mut self, id: SessionId) {
+        if let Some(session) = self.sessions.get_mut(&id)
+            && let Some(first) = session.pending.front()
+        {
+            session.sent_through = first.sequence - 1;
+            self.mark_unsent(id);
+        }
+    }
+
+    /// Sends again what was sent before `deadline` and has not moved since.
+    pub(super) fn resend_sent_before(&mut self, deadline: Duration) {
+        for opening in self.openings.values_mut() {
+            if opening.sent_at.is_some_and(|at| at < deadline) {
+                opening.sent_at = None;
+                self.openings_unsent = true;
+            }
+        }
+        let stuck: Vec<SessionId> = self
+            .sessions
+            .iter()
+            .filter(|(_, session)| {
+                session.progress_at < deadline
+                    && session.pending.front().is_some_and(|first| first.sequence <= session.sent_through)
+            })
+            .map(|(id, _)| *id)
+            .collect();
+        for id in stuck {
+            self.resend(id);
+        }
+    }
+
+    /// Forgets a session; what it had pending is for the caller to answer.
+    pub(super) fn remove(&mut self, id: SessionId) -> Option<LocalSession> {
+        self.sessions.remove(&id)
+    }
+
+    /// Forgets everything: the node stops.
+    pub(super) fn take_all(&mut self) -> (Vec<(SessionId, LocalSession)>, Vec<Opening>) {
+        (
+            std::mem::take(&mut self.sessions).into_iter().collect(),
+            std::mem::take(&mut self.openings).into_values().collect(),
+        )
+    }
+}
+
+impl LocalSession {
+    /// How many writes are not answered yet.
+    pub(super) fn pending_len(&self) -> usize {
+        self.pending.len()
+    }
+
+    /// Whether a read called now has writes to wait for.
+    pub(super) fn defer(&mut self, read: DeferredRead) -> Result<(), DeferredRead> {
+        match self.pending.back_mut() {
+            Some(last) => {
+                last.reads.push(read);
+                Ok(())
+            }
+            None => Err(read),
+        }
+    }
+
+    /// The log has applied the write of this sequence: its answer, and the reads that may go now.
+    /// `None` where it was answered before.
+    pub(super) fn answer(
+        &mut self,
+        sequence: u64,
+        zxid: Zxid,
+        outcome: Outcome,
+        now: Duration,
+    ) -> Option<((Ticket, Answer), Vec<DeferredRead>)> {
+        if self.pending.front()?.sequence != sequence {
+            return None;
+        }
+        let write = self.pending.pop_front().expect("it was just seen");
+        self.progress_at = now;
+        self.sent_through = self.sent_through.max(sequence);
+        Some(((write.ticket, Answer::Write { zxid, outcome }), write.reads))
+    }
+
+    /// The sequence of the oldest write that isn't answered.
+    pub(super) fn oldest_pending(&self) -> Option<u64> {
+        self.pending.front().map(|write| write.sequence)
+    }
+
+    fn take_unsent(&mut self, id: SessionId, now: Duration, requests: &mut Vec<RequestRecord>) {
+        let Some(first) = self.pending.front() else {
+            return;
+        };
+        let answered = first.sequence - 1;
+        let sent = (self.sent_through - answered) as usize;
+        if sent == 0 {
+            self.progress_at = now;
+        }
+        for write in self.pending.iter().skip(sent) {
+            requests.push(RequestRecord {
+                session: id.0,
+                attachment: self.attachment,
+                sequence: write.sequence,
+                answered,
+                op: write.op.clone(),
+                ..Default::default()
+            });
+            self.sent_through = write.sequence;
+        }
+    }
+
+    /// The session is over. Each ticket with whether its write may be in the log: a read, or a write
+    /// that was never sent, certainly isn't.
+    pub(super) fn into_ends(self) -> impl Iterator<Item = (Ticket, bool)> {
+        let sent_through = self.sent_through;
+        self.pending.into_iter().flat_map(move |write| {
+            let reads = write.reads.into_iter().map(|read| (read.ticket, false));
+            std::iter::once((write.ticket, write.sequence <= sent_through)).chain(reads)
+        })
+    }
+
+    fn into_tickets(self) -> impl Iterator<Item = Ticket> {
+        self.into_ends().map(|(ticket, _)| ticket)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SESSION: SessionId = SessionId(1);
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn origin() -> Origin {
+        let mut origin = Origin::default();
+        origin.attach(SESSION, 1, 0, SECOND, Duration::ZERO, Duration::ZERO);
+        origin
+    }
+
+    fn sequences(requests: Vec<RequestRecord>) -> Vec<u64> {
+        requests.into_iter().map(|request| request.sequence).collect()
+    }
+
+    fn push(origin: &mut Origin, ticket: u64) {
+        origin.push_write(SESSION, Ticket(ticket), Bytes::new());
+    }
+
+    #[test]
+    fn writes_are_sent_once_in_order_until_they_may_be_lost() {
+        let mut origin = origin();
+        push(&mut origin, 1);
+        push(&mut origin, 2);
+        assert_eq!(sequences(origin.take_unsent(Duration::ZERO)), [1, 2]);
+        push(&mut origin, 3);
+        assert_eq!(sequences(origin.take_unsent(Duration::ZERO)), [3]);
+        origin.resend_all();
+        assert_eq!(sequences(origin.take_unsent(Duration::ZERO)), [1, 2, 3]);
+        assert!(!origin.has_unsent());
+    }
+
+    #[test]
+    fn an_answered_write_is_never_sent_again_and_the_log_is_told() {
+        let mut origin = origin();
+        push(&mut origin, 1);
+        push(&mut origin, 2);
+        origin.take_unsent(Duration::ZERO);
+        let session = origin.attached(SESSION, 1).unwrap();
+        let ((ticket, _), _) = session
+            .answer(1, Zxid(9), Ok(crate::OpResult::Done), SECOND)
+            .unwrap();
+        assert_eq!(ticket, Ticket(1));
+        origin.resend_all();
+        let again = origin.take_unsent(SECOND);
+        assert_eq!(again[0].answered, 1);
+        assert_eq!(sequences(again), [2]);
+    }
+
+    #[test]
+    fn only_what_stands_still_is_sent_again_by_time() {
+        let mut origin = origin();
+        push(&mut origin, 1);
+        origin.take_unsent(SECOND);
+        origin.resend_sent_before(SECOND);
+        assert!(!origin.has_unsent());
+        origin.resend_sent_before(SECOND * 2);
+        assert_eq!(sequences(origin.take_unsent(SECOND * 2)), [1]);
+    }
+
+    #[test]
+    fn a_write_never_sent_certainly_did_not_happen() {
+        let mut origin = origin();
+        push(&mut origin, 1);
+        origin.take_unsent(Duration::ZERO);
+        push(&mut origin, 2);
+        let ends: Vec<_> = origin.remove(SESSION).unwrap().into_ends().collect();
+        assert_eq!(ends, [(Ticket(1), true), (Ticket(2), false)]);
+    }
+
+    #[test]
+    fn a_read_behind_a_write_is_answered_right_after_it() {
+        let mut origin = origin();
+        let read = |ticket| DeferredRead {
+            ticket: Ticket(ticket),
+            read: ReadOp::Exists { path: "/a".into() },
+        };
+        assert!(origin.attached(SESSION, 1).unwrap().defer(read(9)).is_err());
+        push(&mut origin, 1);
+        assert!(origin.attached(SESSION, 1).unwrap().defer(read(2)).is_ok());
+        push(&mut origin, 3);
+        let session = origin.attached(SESSION, 1).unwrap();
+        let (_, reads) = session
+            .answer(1, Zxid(1), Ok(crate::OpResult::Done), SECOND)
+            .unwrap();
+        assert_eq!(reads.len(), 1);
+        assert_eq!(reads[0].ticket, Ticket(2));
+    }
+}

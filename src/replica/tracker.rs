@@ -1,0 +1,135 @@
+//! The leader's record of when each session must be heard of again (ZooKeeper's `SessionTrackerImpl`).
+//!
+//! A leader that was stopped for a while once expired live sessions as soon as it woke (etcd #15247).
+//! So a new leader, and one that finds it was stalled, gives every session its whole timeout again; and
+//! the replica expires nobody before a quorum has confirmed that it still leads.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::ids::SessionId;
+
+#[derive(Debug)]
+struct Tracked {
+    timeout: Duration,
+    deadline: Duration,
+}
+
+/// The deadlines of all sessions of the cluster.
+#[derive(Debug, Default)]
+pub(super) struct SessionTracker {
+    sessions: BTreeMap<SessionId, Tracked>,
+    /// When the tracker last ran, to notice a stall.
+    ran_at: Duration,
+}
+
+impl SessionTracker {
+    /// Begins with these sessions, each with its whole timeout before it.
+    pub(super) fn restart(
+        &mut self,
+        sessions: impl Iterator<Item = (SessionId, Duration)>,
+        now: Duration,
+    ) {
+        self.ran_at = now;
+        self.sessions = sessions
+            .map(|(id, timeout)| {
+                let deadline = now + timeout;
+                (id, Tracked { timeout, deadline })
+            })
+            .collect();
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.sessions.clear();
+    }
+
+    /// A session was opened or attached.
+    pub(super) fn insert(&mut self, id: SessionId, timeout: Duration, now: Duration) {
+        let deadline = now + timeout;
+        self.sessions.insert(id, Tracked { timeout, deadline });
+    }
+
+    /// A session has ended.
+    pub(super) fn remove(&mut self, id: SessionId) {
+        self.sessions.remove(&id);
+    }
+
+    /// A session was heard of.
+    pub(super) fn touch(&mut self, id: SessionId, now: Duration) {
+        if let Some(session) = self.sessions.get_mut(&id) {
+            session.deadline = session.deadline.max(now + session.timeout);
+        }
+    }
+
+    /// The sessions not heard of in time. After a pause longer than `stall` there are none: everybody
+    /// has the whole timeout again, since nobody could have been heard meanwhile.
+    pub(super) fn overdue(&mut self, now: Duration, stall: Duration) -> Vec<SessionId> {
+        let stalled = now.saturating_sub(self.ran_at) > stall;
+        self.ran_at = now;
+        if stalled {
+            for session in self.sessions.values_mut() {
+                session.deadline = now + session.timeout;
+            }
+            return Vec::new();
+        }
+        self.sessions
+            .iter()
+            .filter(|(_, session)| session.deadline <= now)
+            .map(|(id, _)| *id)
+            .collect()
+    }
+
+    /// An expiry was proposed: try again, should it be lost, after `pause`.
+    pub(super) fn postpone(&mut self, id: SessionId, until: Duration) {
+        if let Some(session) = self.sessions.get_mut(&id) {
+            session.deadline = until;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+    const STALL: Duration = Duration::from_millis(50);
+
+    fn tracker() -> SessionTracker {
+        let mut tracker = SessionTracker::default();
+        tracker.restart([(SessionId(1), MS * 100), (SessionId(2), MS * 200)].into_iter(), MS * 0);
+        tracker
+    }
+
+    fn run_until(tracker: &mut SessionTracker, from_ms: u32, to_ms: u32) -> Vec<SessionId> {
+        (from_ms..=to_ms)
+            .step_by(10)
+            .flat_map(|at| tracker.overdue(MS * at, STALL))
+            .collect()
+    }
+
+    #[test]
+    fn a_silent_session_is_overdue_after_its_timeout_and_not_before() {
+        let mut tracker = tracker();
+        assert!(run_until(&mut tracker, 10, 90).is_empty());
+        assert_eq!(tracker.overdue(MS * 100, STALL), [SessionId(1)]);
+    }
+
+    #[test]
+    fn a_touch_gives_the_whole_timeout_again() {
+        let mut tracker = tracker();
+        run_until(&mut tracker, 10, 60);
+        tracker.touch(SessionId(1), MS * 60);
+        assert!(run_until(&mut tracker, 70, 150).is_empty());
+        assert_eq!(tracker.overdue(MS * 160, STALL), [SessionId(1)]);
+    }
+
+    #[test]
+    fn a_stalled_leader_expires_nobody() {
+        // etcd #15247: the leader was stopped past every deadline, and expired all at once on waking.
+        let mut tracker = tracker();
+        run_until(&mut tracker, 10, 50);
+        assert!(tracker.overdue(MS * 5_000, STALL).is_empty());
+        assert!(run_until(&mut tracker, 5_010, 5_090).is_empty());
+        assert_eq!(tracker.overdue(MS * 5_100, STALL), [SessionId(1)]);
+    }
+}
