@@ -22,6 +22,7 @@ mod reap;
 mod sessions;
 mod set;
 mod settings;
+mod snapshot;
 pub(crate) mod tree;
 mod znodes;
 
@@ -42,6 +43,7 @@ pub(crate) use read::{ReadResult, Source};
 pub(crate) use reader::Reader;
 pub(crate) use sessions::{FIRST_ATTACHMENT, PublishedSession, Session};
 pub(crate) use settings::Settings;
+pub(crate) use snapshot::{Chunks, Frozen, Restore, RestoreError, RestoreLimits, RestoredState};
 
 use reader::{Facts, Published};
 use sessions::Sessions;

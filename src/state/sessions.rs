@@ -25,12 +25,6 @@ pub(crate) const NONCES_KEPT: usize = 16;
 /// The most identities that a session proves.
 pub(crate) const IDENTITIES_MAX: usize = 64;
 
-/// Whether an id may be a session's. Not 0, which is nobody, nor one that would look like a container
-/// or a time to live where ZooKeeper stores an ephemeral's owner.
-pub(crate) fn is_session_id(id: SessionId) -> bool {
-    id != SessionId::NONE && id.0 != i64::MIN && (id.0 >> 56) != -1
-}
-
 /// The result of a write that its origin may not have seen.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct KeptResult {
@@ -210,6 +204,11 @@ impl Sessions {
         Some(Arc::make_mut(session))
     }
 
+    /// Whether each session can be told by its password.
+    pub(crate) fn passwords_differ(&self) -> bool {
+        self.by_password.len() == self.map.len()
+    }
+
     /// The session that was opened with a password.
     pub(crate) fn of_password(&self, password: &Password) -> Option<SessionId> {
         self.by_password.get(password).copied()
@@ -308,15 +307,5 @@ mod tests {
         assert!(session().has_password(&other));
         other[15] = 8;
         assert!(!session().has_password(&other));
-    }
-
-    #[test]
-    fn ids_that_mark_containers_and_ttls_are_no_sessions() {
-        for id in [0, i64::MIN, -1, 0xff00_0000_0000_1234_u64 as i64] {
-            assert!(!is_session_id(SessionId(id)), "{id:#x}");
-        }
-        for id in [1, i64::MAX, 0xfe00_0000_0000_1234_u64 as i64] {
-            assert!(is_session_id(SessionId(id)), "{id:#x}");
-        }
     }
 }

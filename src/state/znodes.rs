@@ -411,9 +411,13 @@ impl Znodes {
         }
     }
 
-    /// Rebuilds the tables that follow from the tree alone, after it was loaded as a whole.
-    pub(crate) fn rebuild_indexes(&mut self) {
-        self.quotas = QuotaTable::default();
+    /// Builds the tables that follow from the tree alone, after it was loaded as a whole. `reapable` are
+    /// its containers and TTL znodes.
+    pub(crate) fn rebuild_indexes(&mut self, reapable: &[ZnodePath]) {
+        for path in reapable {
+            let due = self.tree.get(path.as_str()).and_then(|znode| Due::of(&znode));
+            self.reapable.change(path, None, due);
+        }
         let limits: Vec<_> = self
             .tree
             .walk(quota::QUOTA_ROOT)
