@@ -23,8 +23,13 @@ pub(crate) struct AclLists(Vector<Arc<[Acl]>>);
 
 impl AclLists {
     /// The ACL behind a number of the same tree.
-    pub(crate) fn list(&self, index: AclIndex) -> &Arc<[Acl]> {
+    fn list(&self, index: AclIndex) -> &Arc<[Acl]> {
         &self.0[index as usize]
+    }
+
+    /// The ACL behind a number that may be of another moment.
+    pub(crate) fn get(&self, index: AclIndex) -> Option<&[Acl]> {
+        self.0.get(index as usize).map(|acl| &**acl)
     }
 }
 
@@ -76,7 +81,8 @@ impl AclTable {
                 index
             }
             None => {
-                let index = AclIndex::try_from(self.references.len()).expect("fewer than 2^32 ACLs");
+                let index =
+                    AclIndex::try_from(self.references.len()).expect("fewer than 2^32 ACLs");
                 self.lists.0.push_back(shared.clone());
                 self.references.push(1);
                 index
@@ -99,7 +105,10 @@ impl AclTable {
             return;
         }
         let references = &mut self.references[index as usize];
-        assert!(*references > 0, "an ACL is released more often than acquired");
+        assert!(
+            *references > 0,
+            "an ACL is released more often than acquired"
+        );
         *references -= 1;
         if *references == 0 {
             self.numbers.remove(&self.lists.0[index as usize]);
@@ -112,7 +121,9 @@ impl AclTable {
 
     /// How many znodes have each ACL that is in use, but the open one's.
     pub(crate) fn references(&self) -> impl Iterator<Item = (AclIndex, u64)> + '_ {
-        (0..).zip(self.references.iter().copied()).filter(|&(_, references)| references > 0)
+        (0..)
+            .zip(self.references.iter().copied())
+            .filter(|&(_, references)| references > 0)
     }
 }
 

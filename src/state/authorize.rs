@@ -14,7 +14,10 @@ pub(crate) fn allows(acl: &[Acl], wanted: Permissions, identities: &[AuthId]) ->
     identities.iter().any(|identity| identity.scheme == "super")
         || acl.iter().any(|entry| {
             entry.permissions.0 & wanted.0 != 0
-                && (is_anyone(&entry.id) || identities.iter().any(|identity| matches(&entry.id, identity)))
+                && (is_anyone(&entry.id)
+                    || identities
+                        .iter()
+                        .any(|identity| matches(&entry.id, identity)))
         })
 }
 
@@ -37,14 +40,25 @@ fn matches(entry: &AuthId, identity: &AuthId) -> bool {
 ///
 /// # Errors
 /// [`Error::InvalidAcl`] when it is empty or too long, or an entry makes no sense.
-pub(crate) fn expand(path: &str, acl: &[Acl], identities: &[AuthId], settings: &Settings) -> Result<Vec<Acl>> {
-    let invalid = |reason: String| Error::InvalidAcl { path: path.to_string(), reason };
+pub(crate) fn expand(
+    path: &str,
+    acl: &[Acl],
+    identities: &[AuthId],
+    settings: &Settings,
+) -> Result<Vec<Acl>> {
+    let invalid = |reason: String| Error::InvalidAcl {
+        path: path.to_string(),
+        reason,
+    };
     let limit = settings.acl_entries_max as usize;
     if acl.is_empty() {
         return Err(invalid("it is empty".to_string()));
     }
     if acl.len() > limit {
-        return Err(invalid(format!("{} entries are over the limit of {limit}", acl.len())));
+        return Err(invalid(format!(
+            "{} entries are over the limit of {limit}",
+            acl.len()
+        )));
     }
     let mut expanded = Vec::with_capacity(acl.len());
     for (at, entry) in acl.iter().enumerate() {
@@ -52,19 +66,28 @@ pub(crate) fn expand(path: &str, acl: &[Acl], identities: &[AuthId], settings: &
             continue;
         }
         if entry.id.scheme == "auth" {
-            let proven = identities.iter().filter(|identity| settings.authenticates(&identity.scheme));
+            let proven = identities
+                .iter()
+                .filter(|identity| settings.authenticates(&identity.scheme));
             let before = expanded.len();
             expanded.extend(proven.map(|identity| Acl::new(entry.permissions, identity.clone())));
             if expanded.len() == before {
-                return Err(invalid("auth, but the session has proven no identity".to_string()));
+                return Err(invalid(
+                    "auth, but the session has proven no identity".to_string(),
+                ));
             }
         } else if is_valid(&entry.id, settings) {
             expanded.push(entry.clone());
         } else {
-            return Err(invalid(format!("{}:{} is no identity", entry.id.scheme, entry.id.id)));
+            return Err(invalid(format!(
+                "{}:{} is no identity",
+                entry.id.scheme, entry.id.id
+            )));
         }
         if expanded.len() > limit {
-            return Err(invalid(format!("its entries are over the limit of {limit}, auth expanded")));
+            return Err(invalid(format!(
+                "its entries are over the limit of {limit}, auth expanded"
+            )));
         }
     }
     Ok(expanded)
@@ -123,9 +146,10 @@ impl Network {
 /// An ACL as somebody sees it who may read it but not change it: digests lose their hash.
 pub(crate) fn masked(acl: &[Acl]) -> Vec<Acl> {
     let mask = |entry: &Acl| match entry.id.id.split_once(':') {
-        Some((user, _)) if entry.id.scheme == "digest" => {
-            Acl::new(entry.permissions, AuthId::new("digest", format!("{user}:x")))
-        }
+        Some((user, _)) if entry.id.scheme == "digest" => Acl::new(
+            entry.permissions,
+            AuthId::new("digest", format!("{user}:x")),
+        ),
         _ => entry.clone(),
     };
     acl.iter().map(mask).collect()
@@ -151,7 +175,10 @@ mod tests {
         assert!(allows(&acl, Permissions::WRITE, &ann));
         assert!(!allows(&acl, Permissions::WRITE, &bob));
         assert!(!allows(&acl, Permissions::ADMIN, &ann));
-        assert!(allows(&acl, Permissions::ADMIN | Permissions::READ, &bob), "either will do");
+        assert!(
+            allows(&acl, Permissions::ADMIN | Permissions::READ, &bob),
+            "either will do"
+        );
     }
 
     #[test]
@@ -176,13 +203,20 @@ mod tests {
         ] {
             let acl = [entry(Permissions::READ, "ip", network)];
             let caller = [AuthId::new("ip", address)];
-            assert_eq!(allows(&acl, Permissions::READ, &caller), expected, "{network} {address}");
+            assert_eq!(
+                allows(&acl, Permissions::READ, &caller),
+                expected,
+                "{network} {address}"
+            );
         }
     }
 
     #[test]
     fn an_entry_that_names_nobody_is_refused() {
-        let settings = Settings { auth_schemes: vec!["spiffe".into()], ..Settings::default() };
+        let settings = Settings {
+            auth_schemes: vec!["spiffe".into()],
+            ..Settings::default()
+        };
         for (scheme, id, valid) in [
             ("world", "anyone", true),
             ("world", "everyone", false),
@@ -205,7 +239,10 @@ mod tests {
             let result = expand("/a", &[entry(Permissions::ALL, scheme, id)], &[], &settings);
             assert_eq!(result.is_ok(), valid, "{scheme}:{id}");
         }
-        assert!(matches!(expand("/a", &[], &[], &settings), Err(Error::InvalidAcl { .. })));
+        assert!(matches!(
+            expand("/a", &[], &[], &settings),
+            Err(Error::InvalidAcl { .. })
+        ));
     }
 
     #[test]
@@ -219,26 +256,46 @@ mod tests {
         assert!(expand("/a", &auth, &[], &settings).is_err());
         assert!(expand("/a", &auth, std::slice::from_ref(&ip), &settings).is_err());
         assert_eq!(
-            expand("/a", &auth, &[zoe.clone(), ip, root, ann.clone()], &settings),
-            Ok(vec![Acl::new(Permissions::ALL, zoe), Acl::new(Permissions::ALL, ann)])
+            expand(
+                "/a",
+                &auth,
+                &[zoe.clone(), ip, root, ann.clone()],
+                &settings
+            ),
+            Ok(vec![
+                Acl::new(Permissions::ALL, zoe),
+                Acl::new(Permissions::ALL, ann)
+            ])
         );
     }
 
     #[test]
     fn an_acl_has_each_entry_once_and_is_bounded() {
-        let settings = Settings { acl_entries_max: 2, ..Settings::default() };
+        let settings = Settings {
+            acl_entries_max: 2,
+            ..Settings::default()
+        };
         let open = Acl::open().remove(0);
-        assert_eq!(expand("/a", &[open.clone(), open.clone()], &[], &settings), Ok(Acl::open()));
+        assert_eq!(
+            expand("/a", &[open.clone(), open.clone()], &[], &settings),
+            Ok(Acl::open())
+        );
         let three = [open.clone(), open.clone(), open];
         assert!(expand("/a", &three, &[], &settings).is_err());
     }
 
     #[test]
     fn a_masked_digest_shows_its_user_only() {
-        let acl = [entry(Permissions::ALL, "digest", "ann:hash"), entry(Permissions::READ, "ip", "::1")];
+        let acl = [
+            entry(Permissions::ALL, "digest", "ann:hash"),
+            entry(Permissions::READ, "ip", "::1"),
+        ];
         assert_eq!(
             masked(&acl),
-            [entry(Permissions::ALL, "digest", "ann:x"), entry(Permissions::READ, "ip", "::1")]
+            [
+                entry(Permissions::ALL, "digest", "ann:x"),
+                entry(Permissions::READ, "ip", "::1")
+            ]
         );
     }
 }

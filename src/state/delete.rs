@@ -9,21 +9,37 @@ use crate::state::reap::Due;
 use crate::state::znodes::{Write, Znodes, no_node};
 
 /// The znodes that always exist (ZooKeeper's `DataTree.isSpecialPath`).
-pub(crate) const SYSTEM_ZNODES: [&str; 4] = ["/", "/zookeeper", "/zookeeper/config", "/zookeeper/quota"];
+pub(crate) const SYSTEM_ZNODES: [&str; 4] =
+    ["/", "/zookeeper", "/zookeeper/config", "/zookeeper/quota"];
 
 impl Znodes {
     /// Deletes a znode. It takes the permission on the parent; the znode's own ACL plays no part.
-    pub(crate) fn delete(&mut self, write: &mut Write<'_>, path: &str, version: Version) -> Outcome {
+    pub(crate) fn delete(
+        &mut self,
+        write: &mut Write<'_>,
+        path: &str,
+        version: Version,
+    ) -> Outcome {
         let znode = self.tree.get(path);
         if znode.is_none() {
             path::validate(path)?;
         }
         if SYSTEM_ZNODES.contains(&path) {
-            return Err(Error::BadArguments { reason: format!("{path} can't be deleted") });
+            return Err(Error::BadArguments {
+                reason: format!("{path} can't be deleted"),
+            });
         }
         let parent_path = path::parent(path).expect("only the root has no parent");
-        let parent = self.tree.get(parent_path).ok_or_else(|| no_node(parent_path))?;
-        self.authorize(write, parent.acl, (Permissions::DELETE, "delete"), parent_path)?;
+        let parent = self
+            .tree
+            .get(parent_path)
+            .ok_or_else(|| no_node(parent_path))?;
+        self.authorize(
+            write,
+            parent.acl,
+            (Permissions::DELETE, "delete"),
+            parent_path,
+        )?;
         drop(parent);
         let znode = znode.ok_or_else(|| no_node(path))?;
         if !version.matches(znode.version) {
@@ -34,7 +50,10 @@ impl Znodes {
             });
         }
         if !znode.children().is_empty() {
-            return Err(Error::NotEmpty { path: path.to_string(), children: znode.children().len() });
+            return Err(Error::NotEmpty {
+                path: path.to_string(),
+                children: znode.children().len(),
+            });
         }
         let path = znode.path.clone();
         drop(znode);

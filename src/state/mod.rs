@@ -2,5 +2,158 @@
 //!
 //! Floor 1. Deterministic: time comes with each write, nothing is read from a clock, a thread or a
 //! random source, and no iteration order of a hash map reaches an output. It knows nothing of Raft.
+//!
+//! [`State`] is the writer: `apply` makes writes, `publish` shows them to every [`Reader`] at once,
+//! `freeze` takes what is published for a snapshot. All replicas that apply the same log are equal, byte
+//! for byte, and the semantics are those of ZooKeeper 3.9.
 
+mod acl_table;
+mod apply;
+mod attach;
+mod authorize;
+mod create;
+mod delete;
+mod genesis;
+mod multi;
+mod quota;
+mod read;
+mod reader;
+mod reap;
+mod sessions;
+mod set;
+mod settings;
+mod snapshot;
 pub(crate) mod tree;
+mod znodes;
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+
+use crate::error::Result;
+use crate::ids::{SessionId, Zxid};
+use crate::op::{Outcome, ReadOp};
+use crate::path::ZnodePath;
+use crate::stat::Stat;
+
+pub use read::ZnodeData;
+pub use tree::ChildNames;
+
+pub(crate) use read::{ReadResult, Source};
+pub(crate) use reader::Reader;
+pub(crate) use sessions::{FIRST_ATTACHMENT, PublishedSession, Session};
+pub(crate) use settings::Settings;
+pub(crate) use snapshot::{Chunks, Frozen, Restore, RestoreError, RestoreLimits, RestoredState};
+
+use reader::{Facts, Published};
+use sessions::Sessions;
+use znodes::Znodes;
+
+/// The state machine of one replica.
+pub(crate) struct State {
+    /// The last write applied.
+    zxid: Zxid,
+    /// Its time, in milliseconds since the Unix epoch.
+    time_ms: i64,
+    sessions: Sessions,
+    znodes: Znodes,
+    /// What was published last, or what the state was made of.
+    facts: Arc<Facts>,
+    /// Counts the trees that readers of this state have seen.
+    tree_number: u64,
+    cell: Arc<ArcSwap<Published>>,
+}
+
+impl State {
+    /// The last write applied.
+    pub(crate) fn zxid(&self) -> Zxid {
+        self.zxid
+    }
+
+    /// The time of the last write applied, in milliseconds since the Unix epoch.
+    pub(crate) fn time_ms(&self) -> i64 {
+        self.time_ms
+    }
+
+    /// The settings that all replicas share.
+    pub(crate) fn settings(&self) -> &Settings {
+        &self.znodes.settings
+    }
+
+    /// How many writes have passed a soft quota.
+    pub(crate) fn soft_quota_exceeded(&self) -> u64 {
+        self.znodes.soft_quota_exceeded
+    }
+
+    /// The number of znodes.
+    pub(crate) fn znodes_count(&self) -> usize {
+        self.znodes.tree.len()
+    }
+
+    /// The sessions with all writes so far, sorted by id.
+    pub(crate) fn sessions(&self) -> impl Iterator<Item = (SessionId, &Session)> {
+        self.sessions
+            .map()
+            .iter()
+            .map(|(&id, session)| (id, &**session))
+    }
+
+    /// A session with all writes so far.
+    pub(crate) fn session(&self, id: SessionId) -> Option<&Session> {
+        self.sessions.session(id)
+    }
+
+    /// The result of a session's write, while it is kept.
+    pub(crate) fn kept(&self, session: SessionId, sequence: u64) -> Option<(Zxid, Outcome)> {
+        let kept = self.sessions.session(session)?.kept(sequence)?;
+        Some((kept.zxid, kept.outcome.clone()))
+    }
+
+    /// Reads with all writes so far, published or not.
+    ///
+    /// # Errors
+    /// As [`Source::read`].
+    pub(crate) fn read(&self, session: SessionId, read: &ReadOp) -> Result<ReadResult> {
+        Source::read(self, session, read)
+    }
+
+    /// The stat of a znode with all writes so far.
+    pub(crate) fn stat(&self, path: &str) -> Option<Stat> {
+        self.znodes.tree.get(path).map(|znode| znode.stat())
+    }
+
+    /// Containers and TTL znodes that may be deleted at `now_ms`, with the write that created them: what
+    /// a leader proposes to reap. At most `max`; the same ones again until they are reaped.
+    pub(crate) fn due_for_reaping(&self, now_ms: i64, max: usize) -> Vec<(ZnodePath, Zxid)> {
+        let due = self.znodes.reapable.due(now_ms).take(max);
+        due.filter_map(|path| Some((path.clone(), self.znodes.tree.get(path.as_str())?.czxid)))
+            .collect()
+    }
+
+    /// A reader for any thread.
+    pub(crate) fn reader(&self) -> Reader {
+        Reader::new(self.cell.clone())
+    }
+
+    /// Shows all writes so far to the readers, at once.
+    pub(crate) fn publish(&mut self) {
+        let current = Arc::new(self.current_facts());
+        let previous = std::mem::replace(&mut self.facts, current.clone());
+        self.cell.store(Arc::new(Published {
+            tree_number: self.tree_number,
+            tree: self.znodes.tree.reader(),
+            current,
+            previous,
+        }));
+        self.znodes.tree.publish(self.zxid);
+    }
+
+    fn current_facts(&mut self) -> Facts {
+        Facts {
+            zxid: self.zxid,
+            sessions: self.sessions.publish(),
+            acls: self.znodes.acls.lists().clone(),
+            ephemerals: self.znodes.ephemerals.clone(),
+        }
+    }
+}

@@ -16,7 +16,10 @@ impl Znodes {
                 Ok(result) => results.push(result),
                 Err(error) => {
                     self.roll_back(write);
-                    return Err(Error::Multi { index, error: Box::new(error) });
+                    return Err(Error::Multi {
+                        index,
+                        error: Box::new(error),
+                    });
                 }
             }
         }
@@ -26,9 +29,18 @@ impl Znodes {
 
     fn apply_in_multi(&mut self, write: &mut Write<'_>, op: &Op) -> Outcome {
         match op {
-            Op::Create { path, data, acl, mode } => self.create(write, path, data, acl, *mode),
+            Op::Create {
+                path,
+                data,
+                acl,
+                mode,
+            } => self.create(write, path, data, acl, *mode),
             Op::Delete { path, version } => self.delete(write, path, *version),
-            Op::SetData { path, data, version } => self.set(write, path, data, *version),
+            Op::SetData {
+                path,
+                data,
+                version,
+            } => self.set(write, path, data, *version),
             Op::Check { path, version } => self.check(write, path, *version),
             _ => Err(Error::BadArguments {
                 reason: "a multi holds create, delete, set data and check only".to_string(),
@@ -40,16 +52,30 @@ impl Znodes {
     /// [`Error::TooLarge`].
     fn check_multi(&self, ops: &[Op]) -> Result<()> {
         let bytes = ops.iter().map(|op| match op {
-            Op::Create { path, data, .. } | Op::SetData { path, data, .. } => path.len() + data.len(),
+            Op::Create { path, data, .. } | Op::SetData { path, data, .. } => {
+                path.len() + data.len()
+            }
             Op::Delete { path, .. } | Op::Check { path, .. } => path.len(),
             _ => 0,
         });
         for (what, found, limit) in [
-            ("operations in a multi", ops.len(), self.settings.multi_ops_max),
-            ("paths and data of a multi in bytes", bytes.sum(), self.settings.multi_bytes_max),
+            (
+                "operations in a multi",
+                ops.len(),
+                self.settings.multi_ops_max,
+            ),
+            (
+                "paths and data of a multi in bytes",
+                bytes.sum(),
+                self.settings.multi_bytes_max,
+            ),
         ] {
             if found as u64 > u64::from(limit) {
-                return Err(Error::TooLarge { what, found: found as u64, limit: u64::from(limit) });
+                return Err(Error::TooLarge {
+                    what,
+                    found: found as u64,
+                    limit: u64::from(limit),
+                });
             }
         }
         Ok(())

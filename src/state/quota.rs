@@ -57,11 +57,17 @@ pub(crate) struct Usage {
 
 impl Usage {
     pub(crate) fn plus(self, other: Usage) -> Usage {
-        Usage { count: self.count + other.count, bytes: self.bytes + other.bytes }
+        Usage {
+            count: self.count + other.count,
+            bytes: self.bytes + other.bytes,
+        }
     }
 
     pub(crate) fn negated(self) -> Usage {
-        Usage { count: -self.count, bytes: -self.bytes }
+        Usage {
+            count: -self.count,
+            bytes: -self.bytes,
+        }
     }
 
     /// As `zookeeper_stats` shows it.
@@ -85,8 +91,12 @@ impl Limits {
         let mut limits = Limits::default();
         for pair in data.split(|&byte| byte == b',' || byte == b';') {
             let mut words = pair.split(|&byte| byte == b'=');
-            let (Some(key), Some(value)) = (words.next(), words.next()) else { continue };
-            let value = std::str::from_utf8(value).ok().and_then(|value| value.parse().ok());
+            let (Some(key), Some(value)) = (words.next(), words.next()) else {
+                continue;
+            };
+            let value = std::str::from_utf8(value)
+                .ok()
+                .and_then(|value| value.parse().ok());
             let value = value.filter(|&value: &i64| value > -1);
             match key {
                 b"count" => limits.count = value,
@@ -117,8 +127,20 @@ impl Quota {
         let mut soft_exceeded = false;
         // A limit is asked only where the write changes what it limits.
         for (what, changes, soft, hard, found) in [
-            ("count", difference.count != 0, self.limits.count, self.limits.count_hard, after.count),
-            ("bytes", difference.bytes != 0, self.limits.bytes, self.limits.bytes_hard, after.bytes),
+            (
+                "count",
+                difference.count != 0,
+                self.limits.count,
+                self.limits.count_hard,
+                after.count,
+            ),
+            (
+                "bytes",
+                difference.bytes != 0,
+                self.limits.bytes,
+                self.limits.bytes_hard,
+                after.bytes,
+            ),
         ] {
             match (hard, soft) {
                 (Some(limit), _) if changes && found > limit => {
@@ -201,11 +223,19 @@ mod tests {
         let limits = Limits::parse(b"count=4,bytes=5=;byteHardLimit=20;countHardLimit=10");
         assert_eq!(
             limits,
-            Limits { count: Some(4), bytes: Some(5), count_hard: Some(10), bytes_hard: Some(20) }
+            Limits {
+                count: Some(4),
+                bytes: Some(5),
+                count_hard: Some(10),
+                bytes_hard: Some(20)
+            }
         );
         assert_eq!(Limits::parse(b"count=-1,bytes=-1"), Limits::default());
         assert_eq!(Limits::parse(b""), Limits::default());
-        assert_eq!(Limits::parse(b"count;=;bytes=x;;\xff=\xff"), Limits::default());
+        assert_eq!(
+            Limits::parse(b"count;=;bytes=x;;\xff=\xff"),
+            Limits::default()
+        );
     }
 
     #[test]
@@ -213,7 +243,10 @@ mod tests {
         use QuotaZnode as Z;
         for (path, expected) in [
             ("/zookeeper/quota/a/zookeeper_limits", Some(Z::Limits("/a"))),
-            ("/zookeeper/quota/a/b/zookeeper_stats", Some(Z::Stats("/a/b"))),
+            (
+                "/zookeeper/quota/a/b/zookeeper_stats",
+                Some(Z::Stats("/a/b")),
+            ),
             ("/zookeeper/quota/a", None),
             ("/zookeeper/quota/zookeeper_limits", None),
             ("/zookeeper/quota/zookeeper/zookeeper_limits", None),
@@ -228,26 +261,47 @@ mod tests {
     #[test]
     fn hard_limits_refuse_and_soft_ones_are_noted() {
         let mut table = QuotaTable::default();
-        let usage = Usage { count: 3, bytes: 10 };
+        let usage = Usage {
+            count: 3,
+            bytes: 10,
+        };
         let mut set = |limits: &[u8], difference| {
-            table.replace("/a", Some(Quota { limits: Limits::parse(limits), usage }));
+            table.replace(
+                "/a",
+                Some(Quota {
+                    limits: Limits::parse(limits),
+                    usage,
+                }),
+            );
             table.check("/a/b/c", difference)
         };
         let one = Usage { count: 1, bytes: 5 };
         assert_eq!(set(b"count=3", one), Ok(true));
         assert_eq!(set(b"count=4", one), Ok(false));
         assert_eq!(set(b"bytes=14", one), Ok(true));
-        assert!(matches!(set(b"countHardLimit=3", one), Err(Error::QuotaExceeded { limit: 3, .. })));
-        assert!(matches!(set(b"byteHardLimit=14", one), Err(Error::QuotaExceeded { found: 15, .. })));
+        assert!(matches!(
+            set(b"countHardLimit=3", one),
+            Err(Error::QuotaExceeded { limit: 3, .. })
+        ));
+        assert!(matches!(
+            set(b"byteHardLimit=14", one),
+            Err(Error::QuotaExceeded { found: 15, .. })
+        ));
         // The hard limit stands in for the soft one, and only what changes is asked about.
         assert_eq!(set(b"count=1;countHardLimit=4", one), Ok(false));
-        assert_eq!(set(b"countHardLimit=1", Usage { count: 0, bytes: 1 }), Ok(false));
+        assert_eq!(
+            set(b"countHardLimit=1", Usage { count: 0, bytes: 1 }),
+            Ok(false)
+        );
     }
 
     #[test]
     fn every_enclosing_quota_is_asked() {
         let mut table = QuotaTable::default();
-        let quota = Quota { limits: Limits::default(), usage: Usage::default() };
+        let quota = Quota {
+            limits: Limits::default(),
+            usage: Usage::default(),
+        };
         table.replace("/a", Some(quota));
         table.replace("/a/b/c", Some(quota));
         assert_eq!(table.enclosing("/a/b/c/d"), ["/a/b/c", "/a"]);

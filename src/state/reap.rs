@@ -65,6 +65,9 @@ impl ReapIndex {
 
     /// What is due at `now_ms`, in order.
     pub(crate) fn due(&self, now_ms: i64) -> impl Iterator<Item = &ZnodePath> {
-        self.0.iter().take_while(move |(due, _)| due.is_over(now_ms)).map(|(_, path)| path)
+        self.0
+            .iter()
+            .take_while(move |(due, _)| due.is_over(now_ms))
+            .map(|(_, path)| path)
     }
 }

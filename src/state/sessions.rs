@@ -5,7 +5,7 @@
 //! session's ephemerals go with it is the business of `apply`. Invariant: the kept results of a
 //! session are consecutive, and the last of them is that of `last_sequence`.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use imbl::OrdMap;
@@ -19,14 +19,11 @@ use crate::op::{OpResult, Outcome, Password, Request};
 /// The attachment that a session has when it was opened and never attached again.
 pub(crate) const FIRST_ATTACHMENT: u32 = 0;
 
+/// The most nonces remembered of a session: an attach repeated later than that many others counts as new.
+pub(crate) const NONCES_KEPT: usize = 16;
+
 /// The most identities that a session proves.
 pub(crate) const IDENTITIES_MAX: usize = 64;
-
-/// Whether an id may be a session's. Not 0, which is nobody, nor one that would look like a container
-/// or a time to live where ZooKeeper stores an ephemeral's owner.
-pub(crate) fn is_session_id(id: SessionId) -> bool {
-    id != SessionId::NONE && id.0 != i64::MIN && (id.0 >> 56) != -1
-}
 
 /// The result of a write that its origin may not have seen.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -45,6 +42,8 @@ pub(crate) struct Session {
     pub owner: NodeId,
     /// Counts its attachments after the first.
     pub attachment: u32,
+    /// The nonces of its latest attachments, oldest first.
+    pub nonces: VecDeque<u64>,
     /// In the order in which they were proven, each once.
     pub identities: Arc<[AuthId]>,
     /// The sequence of the last write applied.
@@ -71,23 +70,33 @@ impl Session {
     /// Where a write stands.
     pub(crate) fn place(&self, sequence: u64) -> Place {
         if sequence <= self.last_sequence {
-            Place::Before(self.kept(sequence).map(|kept| (kept.zxid, kept.outcome.clone())))
+            Place::Before(
+                self.kept(sequence)
+                    .map(|kept| (kept.zxid, kept.outcome.clone())),
+            )
         } else if sequence == self.last_sequence + 1 {
             Place::Next
         } else {
-            Place::Gap { expected: self.last_sequence + 1 }
+            Place::Gap {
+                expected: self.last_sequence + 1,
+            }
         }
     }
 
     /// The kept result of a write.
     pub(crate) fn kept(&self, sequence: u64) -> Option<&KeptResult> {
         let first = self.kept.front()?.sequence;
-        self.kept.get(usize::try_from(sequence.checked_sub(first)?).ok()?)
+        self.kept
+            .get(usize::try_from(sequence.checked_sub(first)?).ok()?)
     }
 
     /// Forgets the results that the origin has.
     pub(crate) fn forget_answered(&mut self, answered: u64) {
-        while self.kept.front().is_some_and(|kept| kept.sequence <= answered) {
+        while self
+            .kept
+            .front()
+            .is_some_and(|kept| kept.sequence <= answered)
+        {
             self.kept.pop_front();
         }
     }
@@ -95,15 +104,20 @@ impl Session {
     /// Keeps the result of the write that has just been applied.
     pub(crate) fn keep(&mut self, zxid: Zxid, outcome: Outcome, results_kept_max: u32) {
         self.last_sequence += 1;
-        self.kept.push_back(KeptResult { sequence: self.last_sequence, zxid, outcome });
+        self.kept.push_back(KeptResult {
+            sequence: self.last_sequence,
+            zxid,
+            outcome,
+        });
         while self.kept.len() > results_kept_max as usize {
             self.kept.pop_front();
         }
     }
 
     /// What opening or attaching it answers.
-    pub(crate) fn result(&self) -> OpResult {
+    pub(crate) fn result(&self, id: SessionId) -> OpResult {
         OpResult::Session {
+            id,
             attachment: self.attachment,
             sequence: self.last_sequence,
             timeout_ms: self.timeout_ms,
@@ -144,6 +158,8 @@ pub(crate) type PublishedSessions = OrdMap<SessionId, PublishedSession>;
 #[derive(Debug, Default)]
 pub(crate) struct Sessions {
     map: SessionMap,
+    /// The session of each password, to know a repeated opening by.
+    by_password: BTreeMap<Password, SessionId>,
     published: PublishedSessions,
     /// What `published` lacks; may name a session more than once.
     touched: Vec<SessionId>,
@@ -151,8 +167,20 @@ pub(crate) struct Sessions {
 
 impl Sessions {
     pub(crate) fn new(map: SessionMap) -> Sessions {
-        let published = map.iter().map(|(&id, session)| (id, session.published())).collect();
-        Sessions { map, published, touched: Vec::new() }
+        let published = map
+            .iter()
+            .map(|(&id, session)| (id, session.published()))
+            .collect();
+        let by_password = map
+            .iter()
+            .map(|(&id, session)| (session.password, id))
+            .collect();
+        Sessions {
+            map,
+            by_password,
+            published,
+            touched: Vec::new(),
+        }
     }
 
     pub(crate) fn map(&self) -> &SessionMap {
@@ -176,14 +204,29 @@ impl Sessions {
         Some(Arc::make_mut(session))
     }
 
+    /// Whether each session can be told by its password.
+    pub(crate) fn passwords_differ(&self) -> bool {
+        self.by_password.len() == self.map.len()
+    }
+
+    /// The session that was opened with a password.
+    pub(crate) fn of_password(&self, password: &Password) -> Option<SessionId> {
+        self.by_password.get(password).copied()
+    }
+
     pub(crate) fn insert(&mut self, id: SessionId, session: Session) {
         self.touched.push(id);
+        self.by_password.insert(session.password, id);
         self.map.insert(id, Arc::new(session));
     }
 
     pub(crate) fn remove(&mut self, id: SessionId) -> bool {
         self.touched.push(id);
-        self.map.remove(&id).is_some()
+        let removed = self.map.remove(&id);
+        if let Some(session) = &removed {
+            self.by_password.remove(&session.password);
+        }
+        removed.is_some()
     }
 
     /// The session that a client's write belongs to, if it may make it.
@@ -193,9 +236,13 @@ impl Sessions {
     pub(crate) fn of_write(&mut self, request: &Request) -> Result<&mut Session, Error> {
         let session = self
             .session_mut(request.session)
-            .ok_or(Error::SessionExpired { session: request.session })?;
+            .ok_or(Error::SessionExpired {
+                session: request.session,
+            })?;
         if session.attachment != request.attachment {
-            return Err(Error::SessionMoved { session: request.session });
+            return Err(Error::SessionMoved {
+                session: request.session,
+            });
         }
         Ok(session)
     }
@@ -222,6 +269,7 @@ mod tests {
             timeout_ms: 4000,
             owner: NodeId::new(1).unwrap(),
             attachment: FIRST_ATTACHMENT,
+            nonces: VecDeque::new(),
             identities: Arc::default(),
             last_sequence: 0,
             kept: VecDeque::new(),
@@ -259,15 +307,5 @@ mod tests {
         assert!(session().has_password(&other));
         other[15] = 8;
         assert!(!session().has_password(&other));
-    }
-
-    #[test]
-    fn ids_that_mark_containers_and_ttls_are_no_sessions() {
-        for id in [0, i64::MIN, -1, 0xff00_0000_0000_1234_u64 as i64] {
-            assert!(!is_session_id(SessionId(id)), "{id:#x}");
-        }
-        for id in [1, i64::MAX, 0xfe00_0000_0000_1234_u64 as i64] {
-            assert!(is_session_id(SessionId(id)), "{id:#x}");
-        }
     }
 }

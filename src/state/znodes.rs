@@ -25,7 +25,10 @@ use crate::state::tree::{Owner, Savepoint, Tree, Znode};
 pub(crate) type Ephemerals = OrdSet<(SessionId, ZnodePath)>;
 
 /// The ephemerals of one session, sorted by path.
-pub(crate) fn ephemerals_of(all: &Ephemerals, session: SessionId) -> impl Iterator<Item = &ZnodePath> {
+pub(crate) fn ephemerals_of(
+    all: &Ephemerals,
+    session: SessionId,
+) -> impl Iterator<Item = &ZnodePath> {
     all.range((session, ZnodePath::root())..)
         .take_while(move |(owner, _)| *owner == session)
         .map(|(_, path)| path)
@@ -43,7 +46,11 @@ pub(crate) struct Write<'a> {
 
 impl Write<'_> {
     fn changed(&mut self, kind: EventKind, path: ZnodePath) {
-        self.changes.push(Change { zxid: self.zxid, kind, path });
+        self.changes.push(Change {
+            zxid: self.zxid,
+            kind,
+            path,
+        });
     }
 }
 
@@ -120,7 +127,10 @@ impl Znodes {
         if acl == OPEN_ACL || authorize::allows(self.acls.list(acl), wanted, write.identities) {
             return Ok(());
         }
-        Err(Error::NoAuth { path: path.to_string(), permission })
+        Err(Error::NoAuth {
+            path: path.to_string(),
+            permission,
+        })
     }
 
     /// Whether the quotas allow a write at `path`.
@@ -159,8 +169,18 @@ impl Znodes {
         if owner.is_ephemeral() {
             self.ephemerals.insert((owner.session(), path.clone()));
         }
-        if self.charge(write.zxid, &path, Usage { count: 1, bytes: data.len() as i64 }) {
-            stat = self.tree.get(path.as_str()).map_or(stat, |znode| znode.stat());
+        if self.charge(
+            write.zxid,
+            &path,
+            Usage {
+                count: 1,
+                bytes: data.len() as i64,
+            },
+        ) {
+            stat = self
+                .tree
+                .get(path.as_str())
+                .map_or(stat, |znode| znode.stat());
         }
         write.changed(EventKind::NodeCreated, path);
         stat
@@ -168,13 +188,22 @@ impl Znodes {
 
     /// Removes an existing znode that has no children and isn't the root.
     pub(crate) fn remove(&mut self, write: &mut Write<'_>, path: &ZnodePath) {
-        let znode = self.changing_children_of(path, |znodes| znodes.tree.remove(path.as_str(), write.zxid));
+        let znode =
+            self.changing_children_of(path, |znodes| znodes.tree.remove(path.as_str(), write.zxid));
         self.release(znode.acl);
         self.note_due(path, Due::of(&znode), None);
         if znode.owner.is_ephemeral() {
-            self.ephemerals.remove(&(znode.owner.session(), path.clone()));
+            self.ephemerals
+                .remove(&(znode.owner.session(), path.clone()));
         }
-        self.charge(write.zxid, path, Usage { count: -1, bytes: -(znode.data.len() as i64) });
+        self.charge(
+            write.zxid,
+            path,
+            Usage {
+                count: -1,
+                bytes: -(znode.data.len() as i64),
+            },
+        );
         write.changed(EventKind::NodeDeleted, path.clone());
     }
 
@@ -202,7 +231,10 @@ impl Znodes {
         let path = znode.path.clone();
         self.note_due(&path, before, after);
         if self.charge(zxid, &path, Usage { count: 0, bytes }) {
-            stat = self.tree.get(path.as_str()).map_or(stat, |znode| znode.stat());
+            stat = self
+                .tree
+                .get(path.as_str())
+                .map_or(stat, |znode| znode.stat());
         }
         write.changed(EventKind::NodeDataChanged, path);
         stat
@@ -266,7 +298,11 @@ impl Znodes {
     }
 
     fn acquire(&mut self, acl: &[Acl]) -> AclIndex {
-        let index = if is_open(acl) { OPEN_ACL } else { self.acls.acquire(acl) };
+        let index = if is_open(acl) {
+            OPEN_ACL
+        } else {
+            self.acls.acquire(acl)
+        };
         if let Some(journal) = &mut self.journal {
             journal.acquired.push(index);
         }
@@ -281,7 +317,11 @@ impl Znodes {
     }
 
     /// Makes a change to the children of a znode's parent, and notes what that means for reaping it.
-    fn changing_children_of<T>(&mut self, child: &ZnodePath, change: impl FnOnce(&mut Znodes) -> T) -> T {
+    fn changing_children_of<T>(
+        &mut self,
+        child: &ZnodePath,
+        change: impl FnOnce(&mut Znodes) -> T,
+    ) -> T {
         let parent = child.parent().expect("the root is nobody's child");
         let special = |znodes: &Znodes| {
             let parent = znodes.tree.get(parent)?;
@@ -316,7 +356,9 @@ impl Znodes {
                 self.set_quota(zxid, &quota_path, Some(quota));
             }
         }
-        let Some(quota_znode) = QuotaZnode::at(path.as_str()) else { return false };
+        let Some(quota_znode) = QuotaZnode::at(path.as_str()) else {
+            return false;
+        };
         match quota_znode {
             QuotaZnode::Limits(quota_path) => {
                 let quota = self.tree.get(path.as_str()).map(|znode| Quota {
@@ -340,7 +382,10 @@ impl Znodes {
     /// Counts what is at and below a path.
     pub(crate) fn usage_of(&self, path: &str) -> Usage {
         self.tree.walk(path).fold(Usage::default(), |usage, znode| {
-            usage.plus(Usage { count: 1, bytes: znode.data.len() as i64 })
+            usage.plus(Usage {
+                count: 1,
+                bytes: znode.data.len() as i64,
+            })
         })
     }
 
@@ -360,13 +405,19 @@ impl Znodes {
         let stats_path = quota::stats_path(quota_path);
         if self.tree.contains(&stats_path) {
             let stats = usage.to_stats();
-            self.tree.update(&stats_path, zxid, |znode| znode.data = stats.into_bytes().into());
+            self.tree.update(&stats_path, zxid, |znode| {
+                znode.data = stats.into_bytes().into()
+            });
         }
     }
 
-    /// Rebuilds the tables that follow from the tree alone, after it was loaded as a whole.
-    pub(crate) fn rebuild_indexes(&mut self) {
-        self.quotas = QuotaTable::default();
+    /// Builds the tables that follow from the tree alone, after it was loaded as a whole. `reapable` are
+    /// its containers and TTL znodes.
+    pub(crate) fn rebuild_indexes(&mut self, reapable: &[ZnodePath]) {
+        for path in reapable {
+            let due = self.tree.get(path.as_str()).and_then(|znode| Due::of(&znode));
+            self.reapable.change(path, None, due);
+        }
         let limits: Vec<_> = self
             .tree
             .walk(quota::QUOTA_ROOT)
@@ -379,7 +430,8 @@ impl Znodes {
             .collect();
         for (quota_path, limits) in limits {
             let usage = self.usage_of(&quota_path);
-            self.quotas.replace(&quota_path, Some(Quota { limits, usage }));
+            self.quotas
+                .replace(&quota_path, Some(Quota { limits, usage }));
         }
     }
 }
@@ -402,5 +454,7 @@ fn next_version(version: i32) -> i32 {
 
 /// There is no znode at `path`.
 pub(crate) fn no_node(path: &str) -> Error {
-    Error::NoNode { path: path.to_string() }
+    Error::NoNode {
+        path: path.to_string(),
+    }
 }
