@@ -6,6 +6,8 @@
 //! same.
 
 pub mod storage;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 pub mod transport;
 
 mod ids;

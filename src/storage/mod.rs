@@ -5,11 +5,44 @@
 //! rules. The one promise that everything rests on: what [`Storage::append`] returned `Ok` for is
 //! there after a power loss.
 
+//!
+//! The built-in stores on disk share their layers: a record ([`mod@record`]) is the unit of
+//! atomicity; the journal keeps the contract over a medium (segment files, or sled); snapshots are
+//! files; the fence beside them witnesses what was acknowledged.
+
+mod contract;
+mod memory;
+mod record;
+
+#[cfg(any(feature = "log", feature = "sled"))]
+mod fence;
+#[cfg(any(feature = "testing", test))]
+pub mod files;
+#[cfg(not(any(feature = "testing", test)))]
+#[allow(
+    unreachable_pub,
+    reason = "public where a simulator may bring its own files"
+)]
+mod files;
+#[cfg(any(feature = "log", feature = "sled"))]
+mod journal;
+#[cfg(feature = "log")]
+mod log;
+#[cfg(any(feature = "log", feature = "sled"))]
+mod snapshot_file;
+
+mod codec;
+mod index;
+
 use std::fmt;
 
 use bytes::Bytes;
 
 use crate::{ClusterId, NodeId};
+
+#[cfg(feature = "log")]
+pub use log::{Log, LogOptions};
+pub use memory::Memory;
 
 /// What an entry of the log carries. The store keeps the number and does not look inside.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -95,6 +128,30 @@ pub struct Recovered {
     pub last_index: u64,
 }
 
+impl Recovered {
+    /// Whether what was recovered is `expected`'s, or nobody's yet. `label` names it in the error:
+    /// its path.
+    ///
+    /// # Errors
+    /// [`StorageError::WrongIdentity`] where it is another node's or another cluster's.
+    pub fn check_identity(&self, label: &str, expected: Identity) -> Result<(), StorageError> {
+        match self.identity {
+            Some(found) if found != expected => Err(wrong_identity(label, expected, found)),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn wrong_identity(label: &str, expected: Identity, found: Identity) -> StorageError {
+    StorageError::WrongIdentity {
+        path: label.to_owned(),
+        expected_node: expected.node,
+        expected_cluster: expected.cluster,
+        found_node: found.node,
+        found_cluster: found.cluster,
+    }
+}
+
 /// Entries and hard state that become durable together.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct WriteBatch {
@@ -140,7 +197,9 @@ pub enum StorageError {
     },
     /// The store holds less than it once acknowledged: going on would forget votes or entries, and
     /// make two leaders. The node has to join again under a new id.
-    #[error("storage: {path} has lost acknowledged data ({reason}): this node must not take part again under its id")]
+    #[error(
+        "storage: {path} has lost acknowledged data ({reason}): this node must not take part again under its id"
+    )]
     Amnesia {
         /// The directory or file.
         path: String,
@@ -148,7 +207,9 @@ pub enum StorageError {
         reason: String,
     },
     /// The directory is another node's or another cluster's.
-    #[error("storage: {path} belongs to node {found_node} of cluster {found_cluster}, not to node {expected_node} of cluster {expected_cluster}")]
+    #[error(
+        "storage: {path} belongs to node {found_node} of cluster {found_cluster}, not to node {expected_node} of cluster {expected_cluster}"
+    )]
     WrongIdentity {
         /// The directory.
         path: String,
@@ -281,7 +342,12 @@ pub trait Storage: Send + Sync + fmt::Debug {
     ///
     /// # Errors
     /// [`StorageError::Refused`] where the store is not empty.
-    fn bootstrap(&self, identity: Identity, meta: &SnapshotMeta, data: &[u8]) -> Result<(), StorageError>;
+    fn bootstrap(
+        &self,
+        identity: Identity,
+        meta: &SnapshotMeta,
+        data: &[u8],
+    ) -> Result<(), StorageError>;
 
     /// Makes the batch durable.
     ///
@@ -309,7 +375,8 @@ pub trait Storage: Send + Sync + fmt::Debug {
     ///
     /// # Errors
     /// See the trait's *Errors*.
-    fn snapshot_writer(&self, meta: &SnapshotMeta) -> Result<Box<dyn SnapshotWriter>, StorageError>;
+    fn snapshot_writer(&self, meta: &SnapshotMeta)
+    -> Result<Box<dyn SnapshotWriter>, StorageError>;
 
     /// The last published snapshot, open for reading.
     ///
