@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use quorate::storage::{Log, LogOptions, Memory, Storage, StorageError};
+use quorate::storage::{Log, LogOptions, Memory, Sled, SledOptions, Storage, StorageError};
 use quorate::testing::storage_conformance::{StorageUnderTest, check};
 use quorate::testing::storage_files::FaultyFiles;
 
@@ -82,4 +82,21 @@ impl StorageUnderTest for OnFaultyFiles {
 #[test]
 fn the_log_keeps_the_contract_on_a_disk_that_fails_at_every_step() {
     check(|| Box::new(OnFaultyFiles(FaultyFiles::new())));
+}
+
+struct OnSled(tempfile::TempDir);
+
+impl StorageUnderTest for OnSled {
+    fn open(&mut self) -> Result<Arc<dyn Storage>, StorageError> {
+        let options = SledOptions {
+            segment_bytes: 2 << 20,
+            ..SledOptions::default()
+        };
+        Ok(Arc::new(Sled::open(self.0.path().join("node"), options)?))
+    }
+}
+
+#[test]
+fn sled_keeps_the_contract_on_a_real_disk() {
+    check(|| Box::new(OnSled(tempfile::tempdir().expect("a directory"))));
 }

@@ -28,6 +28,8 @@ mod files;
 mod journal;
 #[cfg(feature = "log")]
 mod log;
+#[cfg(feature = "sled")]
+mod sled;
 #[cfg(any(feature = "log", feature = "sled"))]
 mod snapshot_file;
 
@@ -43,6 +45,8 @@ use crate::{ClusterId, NodeId};
 #[cfg(feature = "log")]
 pub use log::{Log, LogOptions};
 pub use memory::Memory;
+#[cfg(feature = "sled")]
+pub use sled::{Sled, SledOptions};
 
 /// What an entry of the log carries. The store keeps the number and does not look inside.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
