@@ -110,10 +110,10 @@ fn a_compaction_forgets_up_to_its_index_and_no_more(make: Make<'_>) -> Outcome {
         .append(&batch(&held, Some(hard_state(2, 1, 9))))
         .map_err(text)?;
     publish(store.as_ref(), &meta(12, 2), b"twelve").map_err(text)?;
+    let mut first = 2;
     for index in [1, 4, 3, 11, 12] {
         store.compact(index).map_err(text)?;
-        let first = store.bounds().0;
-        ensure!(first > index, "entry {index} is still held");
+        first = first.max(index + 1);
         ensure_held(store.as_ref(), &held[first as usize - 2..], first)?;
         store = restart(under_test.as_mut(), store)?;
         ensure_equal!(store.bounds().0, first, "the first index after a restart");
