@@ -2,8 +2,12 @@
 //!
 //! Knows no disk: every built-in store asks here, so that all refuse the same things.
 
-use super::record::{BATCH_DATA_BYTES_MAX, BATCH_ENTRIES_MAX};
 use super::{Configuration, HardState, SnapshotMeta, StorageError, WriteBatch};
+
+/// The most bytes of entry data in a batch: 64 MiB.
+const BATCH_DATA_BYTES_MAX: u64 = 64 << 20;
+/// The most entries in a batch.
+const BATCH_ENTRIES_MAX: usize = 1 << 20;
 
 /// What a store holds, as far as the rules need it.
 #[derive(Clone, Copy, Debug)]
@@ -194,6 +198,7 @@ pub(super) fn no_term(index: u64, first_index: u64, last_index: u64) -> StorageE
 }
 
 /// The error of a store that an earlier failure has stopped.
+#[cfg(any(feature = "log", feature = "sled"))]
 pub(super) fn stopped(reason: &str) -> StorageError {
     StorageError::Stopped {
         reason: reason.to_owned(),

@@ -29,7 +29,8 @@ use std::sync::Arc;
 use crate::{ClusterId, NodeId};
 
 use super::codec::{self, Decoder, put_u32, put_u64};
-use super::files::{FileHandle, Files, corrupt, io_error};
+use super::files::{FileHandle, Files};
+use super::system_files::{corrupt, io_error};
 use super::{Identity, StorageError};
 
 /// The version of everything that the built-in stores write.

@@ -37,6 +37,20 @@ impl Row {
         }
     }
 
+    /// A row as it stands in a record.
+    pub(super) fn from_parts(offset: u32, length_and_kind: u32, crc: u32) -> Row {
+        Row {
+            offset,
+            length_and_kind,
+            crc,
+        }
+    }
+
+    /// The length, with bit 31 set for [`EntryKind::Membership`].
+    pub(super) fn length_and_kind(self) -> u32 {
+        self.length_and_kind
+    }
+
     pub(super) fn length(self) -> u32 {
         self.length_and_kind & !MEMBERSHIP_BIT
     }

@@ -6,35 +6,42 @@
 //! there after a power loss.
 
 //!
-//! The built-in stores on disk share their layers: a record ([`mod@record`]) is the unit of
+//! The built-in stores on disk share their layers: a record is the unit of
 //! atomicity; the journal keeps the contract over a medium (segment files, or sled); snapshots are
 //! files; the fence beside them witnesses what was acknowledged.
 
 mod contract;
 mod memory;
-mod record;
 
+#[cfg(any(feature = "log", feature = "sled"))]
+mod codec;
 #[cfg(any(feature = "log", feature = "sled"))]
 mod fence;
 #[cfg(any(feature = "testing", test))]
 pub mod files;
-#[cfg(not(any(feature = "testing", test)))]
+#[cfg(all(
+    any(feature = "log", feature = "sled"),
+    not(any(feature = "testing", test))
+))]
 #[allow(
     unreachable_pub,
     reason = "public where a simulator may bring its own files"
 )]
 mod files;
 #[cfg(any(feature = "log", feature = "sled"))]
+mod index;
+#[cfg(any(feature = "log", feature = "sled"))]
 mod journal;
 #[cfg(feature = "log")]
 mod log;
+#[cfg(any(feature = "log", feature = "sled"))]
+mod record;
 #[cfg(feature = "sled")]
 mod sled;
 #[cfg(any(feature = "log", feature = "sled"))]
 mod snapshot_file;
-
-mod codec;
-mod index;
+#[cfg(any(feature = "log", feature = "sled"))]
+mod system_files;
 
 use std::fmt;
 

@@ -27,16 +27,12 @@ use crate::{ClusterId, NodeId};
 
 use super::codec::{self, Decoder, put_u8, put_u32, put_u64};
 use super::index::Row;
-use super::{EntryKind, HardState, Identity, WriteBatch};
+use super::{HardState, Identity, WriteBatch};
 
 /// The first four bytes of every record.
 pub(super) const MAGIC: u32 = u32::from_le_bytes(*b"QREC");
 /// Records begin at multiples of this.
 pub(super) const ALIGNMENT: usize = 16;
-/// The most bytes of entry data in a batch: 64 MiB.
-pub(super) const BATCH_DATA_BYTES_MAX: u64 = 64 << 20;
-/// The most entries in a batch.
-pub(super) const BATCH_ENTRIES_MAX: usize = 1 << 20;
 
 const HEAD_FIXED_BYTES: usize = 32;
 const ENTRY_BYTES: usize = 16;
@@ -44,7 +40,6 @@ const CRC_OFFSET: usize = 4;
 const CHECKED_FROM: usize = 8;
 const KIND_BATCH: u8 = 1;
 const KIND_CHECKPOINT: u8 = 2;
-const MEMBERSHIP_BIT: u32 = 1 << 31;
 
 /// Everything but the entries: written where something other than a batch changes it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -119,7 +114,7 @@ pub(super) fn encode_batch(
             crc32fast::hash(&entry.data),
         );
         put_u64(buffer, entry.term);
-        put_u32(buffer, row.length() | kind_bit(entry.kind));
+        put_u32(buffer, row.length_and_kind());
         put_u32(buffer, row.crc);
         offset += entry.data.len();
         rows.push((entry.term, row));
@@ -233,18 +228,10 @@ fn decode_rows(bytes: &[u8], head_bytes: usize, data_bytes: usize) -> Option<Vec
     for row in bytes.chunks_exact(ENTRY_BYTES) {
         let mut decoder = Decoder::new(row);
         let term = decoder.u64()?;
-        let length_and_kind = decoder.u32()?;
-        let length = length_and_kind & !MEMBERSHIP_BIT;
-        let kind = if length_and_kind & MEMBERSHIP_BIT == 0 {
-            EntryKind::Command
-        } else {
-            EntryKind::Membership
-        };
-        entries.push((
-            term,
-            Row::new(u32::try_from(offset).ok()?, length, kind, decoder.u32()?),
-        ));
-        offset = offset.checked_add(length as usize)?;
+        let (length_and_kind, crc) = (decoder.u32()?, decoder.u32()?);
+        let row = Row::from_parts(u32::try_from(offset).ok()?, length_and_kind, crc);
+        entries.push((term, row));
+        offset = offset.checked_add(row.length() as usize)?;
     }
     (offset - head_bytes == data_bytes).then_some(entries)
 }
@@ -283,13 +270,6 @@ fn put_hard_state(buffer: &mut Vec<u8>, hard_state: &HardState) {
     put_u64(buffer, hard_state.commit);
 }
 
-fn kind_bit(kind: EntryKind) -> u32 {
-    match kind {
-        EntryKind::Command => 0,
-        EntryKind::Membership => MEMBERSHIP_BIT,
-    }
-}
-
 fn begin(buffer: &mut Vec<u8>, sequence: u64, kind: u8) {
     buffer.clear();
     put_u32(buffer, MAGIC);
@@ -315,7 +295,7 @@ fn pad(buffer: &mut Vec<u8>) {
 mod tests {
     use bytes::Bytes;
 
-    use super::super::LogEntry;
+    use super::super::{EntryKind, LogEntry};
     use super::*;
 
     fn encoded() -> Vec<u8> {

@@ -18,7 +18,8 @@ use crate::{ClusterId, NodeId};
 
 use super::codec::{self, Decoder, put_configuration, put_u32, put_u64};
 use super::fence::FORMAT_VERSION;
-use super::files::{FileHandle, Files, corrupt, io_error};
+use super::files::{FileHandle, Files};
+use super::system_files::{corrupt, io_error};
 use super::{Identity, SnapshotMeta, SnapshotReader, StorageError};
 
 /// How many bytes of content stand under one checksum.
@@ -307,10 +308,10 @@ impl SnapshotFileReader {
     }
 
     fn chunk_at(&mut self, position: u64) -> Result<Bytes, StorageError> {
-        if let Some((held, chunk)) = &self.chunk {
-            if *held == position {
-                return Ok(chunk.clone());
-            }
+        if let Some((held, chunk)) = &self.chunk
+            && *held == position
+        {
+            return Ok(chunk.clone());
         }
         let content_offset = position * CHUNK_BYTES as u64;
         let length = (self.content_bytes - content_offset).min(CHUNK_BYTES as u64) as usize;

@@ -21,10 +21,11 @@ use parking_lot::{Mutex, RwLock};
 
 use super::contract::{self, Held};
 use super::fence::{Acknowledged, Durability, Fence, Phase};
-use super::files::{Files, amnesia, corrupt, io_error};
+use super::files::Files;
 use super::index::{Index, Location, Row};
 use super::record::{self, Checkpoint};
 use super::snapshot_file::{SnapshotFileReader, SnapshotFiles};
+use super::system_files::{amnesia, corrupt, io_error};
 use super::{HardState, Identity, LogEntry, Recovered, SnapshotMeta, StorageError, WriteBatch};
 
 pub(super) use medium::{Medium, Placed, Visitor};

@@ -6,9 +6,9 @@
 
 use std::path::Path;
 
-use crate::storage::files::{amnesia, corrupt};
 use crate::storage::index::{Index, Row};
 use crate::storage::record::{Checkpoint, Decoded, Record};
+use crate::storage::system_files::{amnesia, corrupt};
 use crate::storage::{HardState, Identity, StorageError, wrong_identity};
 
 use super::medium::Placed;
@@ -47,13 +47,13 @@ impl<'a> Replay<'a> {
     }
 
     pub(super) fn record(&mut self, decoded: Decoded, placed: Placed) -> Result<(), StorageError> {
-        if let Some(before) = self.sequence {
-            if decoded.sequence != before + 1 {
-                return Err(self.nonsense(
-                    placed,
-                    format!("record {} follows record {before}", decoded.sequence),
-                ));
-            }
+        if let Some(before) = self.sequence
+            && decoded.sequence != before + 1
+        {
+            return Err(self.nonsense(
+                placed,
+                format!("record {} follows record {before}", decoded.sequence),
+            ));
         }
         self.sequence = Some(decoded.sequence);
         match decoded.record {

@@ -9,8 +9,9 @@ mod segments;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::files::{Files, SystemFiles};
+use super::files::Files;
 use super::journal::Journal;
+use super::system_files::SystemFiles;
 use super::{
     Identity, LogEntry, Recovered, SnapshotMeta, SnapshotReader, SnapshotWriter, Storage,
     StorageError, WriteBatch,

@@ -12,8 +12,9 @@ use std::sync::Arc;
 
 use crate::storage::codec::{self, Decoder, put_u32, put_u64};
 use crate::storage::fence::FORMAT_VERSION;
-use crate::storage::files::{FileHandle, corrupt, io_error};
+use crate::storage::files::FileHandle;
 use crate::storage::record::{self, ALIGNMENT, Decoded, Flaw};
+use crate::storage::system_files::{corrupt, io_error};
 use crate::storage::{Identity, StorageError, wrong_identity};
 use crate::{ClusterId, NodeId};
 

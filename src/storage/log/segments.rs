@@ -14,9 +14,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 
-use crate::storage::files::{FileHandle, Files, amnesia, corrupt, io_error, read_whole};
+use crate::storage::files::{FileHandle, Files};
 use crate::storage::journal::{Medium, Placed, Visitor};
 use crate::storage::record::Flaw;
+use crate::storage::system_files::{amnesia, corrupt, io_error};
 use crate::storage::{Identity, StorageError};
 
 use super::segment::{End, Header, RECORDS_OFFSET, Segment};
@@ -392,4 +393,24 @@ fn check_tail(
         return Err(corrupt(&segment.path, end.offset, reason));
     }
     Ok(())
+}
+
+/// Reads a whole file that is no longer than `bytes_max`.
+fn read_whole(file: &dyn FileHandle, path: &Path, bytes_max: u64) -> Result<Vec<u8>, StorageError> {
+    let length = file
+        .len_bytes()
+        .map_err(|error| io_error("measure", path, &error))?;
+    if length > bytes_max {
+        return Err(corrupt(
+            path,
+            0,
+            format!("{length} bytes long, at most {bytes_max} are possible"),
+        ));
+    }
+    let mut bytes = vec![0; length as usize];
+    let count = file
+        .read_at(&mut bytes, 0)
+        .map_err(|error| io_error("read", path, &error))?;
+    bytes.truncate(count);
+    Ok(bytes)
 }

@@ -10,8 +10,8 @@ mod worker;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::files::SystemFiles;
 use super::journal::Journal;
+use super::system_files::SystemFiles;
 use super::{
     Identity, LogEntry, Recovered, SnapshotMeta, SnapshotReader, SnapshotWriter, Storage,
     StorageError, WriteBatch,

@@ -17,9 +17,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::storage::files::{FileHandle, Files, corrupt, io_error};
+use crate::storage::files::{FileHandle, Files};
 use crate::storage::journal::{Medium, Placed, Visitor};
 use crate::storage::record;
+use crate::storage::system_files::{corrupt, io_error};
 use crate::storage::{Identity, StorageError};
 
 use super::SledOptions;
@@ -406,7 +407,13 @@ impl Scan<'_, '_> {
             ));
         }
         let decoded = match record::decode(&bytes, sequence) {
-            Ok(decoded) if decoded.sequence == sequence && bytes.len() == length => decoded,
+            Ok(decoded)
+                if decoded.sequence == sequence
+                    && decoded.length == length
+                    && bytes.len() == length =>
+            {
+                decoded
+            }
             Err(_) if sequence > self.acknowledged => {
                 self.torn = Some(sequence);
                 return Ok(());

@@ -13,7 +13,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use parking_lot::Mutex;
 
 use crate::storage::StorageError;
-use crate::storage::files::{corrupt, io_error};
+use crate::storage::system_files::{corrupt, io_error};
 
 /// What is to be done with the database.
 type Job = Box<dyn FnOnce() -> Result<(), StorageError> + Send>;

@@ -209,7 +209,7 @@ fn meta(index: u64, term: u64) -> SnapshotMeta {
 
 /// An entry whose data is a function of index and term.
 fn entry(index: u64, term: u64, length: usize) -> LogEntry {
-    let kind = if index % 5 == 0 {
+    let kind = if index.is_multiple_of(5) {
         EntryKind::Membership
     } else {
         EntryKind::Command
@@ -249,8 +249,11 @@ fn hard_state(term: u64, vote: u64, commit: u64) -> HardState {
     }
 }
 
+/// A store under test, and what its last opening gave.
+type Opened = (Box<dyn StorageUnderTest>, Arc<dyn Storage>);
+
 /// A new store, bootstrapped at entry 1 of term 1.
-fn bootstrapped(make: Make<'_>) -> Result<(Box<dyn StorageUnderTest>, Arc<dyn Storage>), String> {
+fn bootstrapped(make: Make<'_>) -> Result<Opened, String> {
     let mut under_test = make();
     let store = under_test.open().map_err(text)?;
     store
