@@ -106,15 +106,18 @@ impl RaftCore {
     }
 
     /// Requests for votes leave when all before them is durable, so an answer that comes earlier
-    /// answers nothing.
+    /// answers nothing. raft-rs asserts on what it wins by that the log is durable.
     fn admit_vote(&self, from: NodeId, message: &Message) -> Result<Admission, StepError> {
-        let asked = match message.get_msg_type() {
-            MessageType::MsgRequestVoteResponse => {
-                message.term == self.node.raft.term
-                    && self.term_is_durable()
-                    && self.log_is_durable()
+        let raft = &self.node.raft;
+        let asked = match (message.get_msg_type(), raft.state) {
+            (MessageType::MsgRequestVoteResponse, StateRole::Candidate) => {
+                message.term == raft.term && self.term_is_durable() && self.log_is_durable()
             }
-            _ => self.log_is_durable(),
+            (MessageType::MsgRequestPreVoteResponse, StateRole::PreCandidate) => {
+                self.log_is_durable()
+            }
+            // It comes late, and raft-rs ignores it.
+            _ => true,
         };
         if !message.reject && !asked {
             return Err(inspect::malformed(

@@ -207,12 +207,19 @@ impl Cluster {
         }
     }
 
-    /// Carries out the oldest write of node `id`; false where there is none.
+    /// Carries out the oldest write of node `id`, and the empty ones before it; false where there is
+    /// none.
     pub(super) fn persist(&mut self, id: u64) -> bool {
         let node = self.node(id);
-        let Some(write) = node.writes.pop_front() else {
+        let Some(mut write) = node.writes.pop_front() else {
             return false;
         };
+        while write.install.is_none() && write.batch.is_empty() {
+            match node.writes.pop_front() {
+                Some(next) => write = next,
+                None => break,
+            }
+        }
         if let Some(meta) = &write.install {
             node.store.publish(meta);
             node.applied.clear();
