@@ -25,7 +25,9 @@ mod stat;
 mod state;
 
 pub use acl::{Acl, AuthId, Permissions};
-pub use client::{Created, Credentials, Multi, Pending, Session, SessionBuilder, Watcher};
+pub use client::{
+    Created, Credentials, Multi, Pending, Read, ReadAnswer, Session, SessionBuilder, Watcher,
+};
 pub use clock::{Clock, Now, SystemClock};
 pub use error::{Error, Result};
 pub use ids::{ClusterId, NodeId, SessionId, Version, Zxid};
@@ -35,4 +37,4 @@ pub use node::{
 pub use op::{CreateMode, EventKind, OpResult};
 pub use path::{PATH_BYTES_MAX, ZnodePath};
 pub use stat::Stat;
-pub use state::{ChildNames, Read, ReadResult, ZnodeData};
+pub use state::{ChildNames, ZnodeData};

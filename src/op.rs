@@ -100,12 +100,13 @@ pub(crate) enum Op {
         timeout_ms: u32,
         owner: NodeId,
     },
-    /// Attaches the request's session to `owner`, if the request's attachment is still the current one;
-    /// whoever had it before is refused from now on. Repeated it gives the same attachment.
+    /// Attaches the request's session to `owner`; whoever had it before is refused from now on. Done
+    /// again with the same nonce it gives the same attachment, or is refused once another came after.
     AttachSession {
         password: Password,
         timeout_ms: u32,
         owner: NodeId,
+        nonce: u64,
     },
     /// Ends the request's session, at its own wish.
     CloseSession,

@@ -5,11 +5,13 @@
 mod multi;
 mod opening;
 mod pending;
+mod reads;
 mod session;
 mod watcher;
 
 pub use multi::Multi;
 pub use opening::{Credentials, SessionBuilder};
 pub use pending::Pending;
+pub use reads::{Read, ReadAnswer};
 pub use session::{Created, Session};
 pub use watcher::Watcher;

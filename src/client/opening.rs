@@ -62,8 +62,7 @@ impl SessionBuilder<'_> {
     pub fn open(self) -> Pending<Session> {
         let mut password: Password = [0; 16];
         if let Err(error) = getrandom::fill(&mut password) {
-            let reason = format!("no random password is to be had: {error}");
-            return Pending::ready(Err(Error::System { reason }));
+            return Pending::ready(Err(no_randomness(error)));
         }
         let (call, answer) = Call::session(password);
         let timeout_ms = self.timeout_ms();
@@ -78,9 +77,14 @@ impl SessionBuilder<'_> {
     /// [`Error::WrongPassword`], [`Error::SessionExpired`], [`Error::Overloaded`], [`Error::Stopped`].
     pub fn attach(self, credentials: &Credentials) -> Pending<Session> {
         let (session, password) = (credentials.session, credentials.password);
+        let nonce = match getrandom::u64() {
+            Ok(nonce) => nonce,
+            Err(error) => return Pending::ready(Err(no_randomness(error))),
+        };
         let (call, answer) = Call::session(password);
         let timeout_ms = self.timeout_ms();
-        self.node.shared().command(Command::Attach { session, password, timeout_ms, call });
+        let command = Command::Attach { session, password, timeout_ms, nonce, call };
+        self.node.shared().command(command);
         self.pending(answer)
     }
 
@@ -92,4 +96,8 @@ impl SessionBuilder<'_> {
         let convert = move |shared| Session::new(Arc::clone(&node), shared);
         Pending::waiting(answer, Convert::Session(Box::new(convert)))
     }
+}
+
+fn no_randomness(error: getrandom::Error) -> Error {
+    Error::System { reason: format!("the operating system gives no random bytes: {error}") }
 }

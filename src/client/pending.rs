@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use crate::error::{Error, Result};
 use crate::node::{SessionShared, Value};
 use crate::op::OpResult;
-use crate::state::QueryResult;
+use crate::state::ReadResult;
 
 /// The answer of an operation, on its way.
 ///
@@ -32,7 +32,7 @@ enum Source<T> {
 /// Makes a `T` of what the node has answered.
 pub(super) enum Convert<T> {
     Write(fn(OpResult) -> T),
-    Query(fn(QueryResult) -> T),
+    Read(fn(ReadResult) -> T),
     Barrier(fn() -> T),
     Session(Box<dyn Fn(Arc<SessionShared>) -> T + Send>),
 }
@@ -41,7 +41,7 @@ impl<T> Convert<T> {
     fn convert(&self, value: Value) -> T {
         match (self, value) {
             (Convert::Write(convert), Value::Write { result, .. }) => convert(result),
-            (Convert::Query(convert), Value::Query(result)) => convert(result),
+            (Convert::Read(convert), Value::Read(result)) => convert(result),
             (Convert::Barrier(convert), Value::Done) => convert(),
             (Convert::Session(convert), Value::Session(session)) => convert(session),
             _ => unreachable!("a call is answered in its own kind"),

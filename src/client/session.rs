@@ -7,9 +7,12 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::pending::Convert;
+use super::reads::{self, Read, ReadAnswer};
 use super::{Credentials, Multi, Pending, Watcher};
 use crate::acl::{Acl, AuthId};
-use crate::error::{Error, Result};
+#[cfg(doc)]
+use crate::error::Error;
+use crate::error::Result;
 use crate::ids::{SessionId, Version, Zxid};
 use crate::node::{
     Call, Command, NodeShared, SessionShared, SessionState, WatchKind, WatchRequest,
@@ -17,7 +20,7 @@ use crate::node::{
 use crate::op::{CreateMode, Op, OpResult, ReadOp};
 use crate::path::ZnodePath;
 use crate::stat::Stat;
-use crate::state::{ChildNames, QueryResult, Read, ReadResult, Reader, ZnodeData};
+use crate::state::{ChildNames, ReadResult, Reader, ZnodeData};
 
 /// What a creation gives.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -244,11 +247,7 @@ impl Session {
     /// # Errors
     /// [`Error::NoNode`], [`Error::NoAuth`], [`Error::InvalidPath`].
     pub fn get(&self, path: &str) -> Pending<(ZnodeData, Stat)> {
-        self.read(
-            || ReadOp::Data { path: path.to_string() },
-            |reader, session| reader.data(session, path),
-            data,
-        )
+        self.read(ReadOp::Data { path: path.to_string() }, reads::data)
     }
 
     /// The stat of a znode; `None` where there is none.
@@ -256,11 +255,7 @@ impl Session {
     /// # Errors
     /// [`Error::NoAuth`], [`Error::InvalidPath`].
     pub fn exists(&self, path: &str) -> Pending<Option<Stat>> {
-        self.read(
-            || ReadOp::Exists { path: path.to_string() },
-            |reader, session| reader.exists(session, path),
-            existence,
-        )
+        self.read(ReadOp::Exists { path: path.to_string() }, reads::existence)
     }
 
     /// The names of a znode's children, sorted and shared with the tree, and its stat.
@@ -268,11 +263,7 @@ impl Session {
     /// # Errors
     /// [`Error::NoNode`], [`Error::NoAuth`], [`Error::InvalidPath`].
     pub fn children(&self, path: &str) -> Pending<(ChildNames, Stat)> {
-        self.read(
-            || ReadOp::Children { path: path.to_string() },
-            |reader, session| reader.children(session, path),
-            children,
-        )
+        self.read(ReadOp::Children { path: path.to_string() }, reads::children)
     }
 
     /// The ACL of a znode, and its stat. Whoever may not set it sees digests without their hash.
@@ -280,53 +271,25 @@ impl Session {
     /// # Errors
     /// [`Error::NoNode`], [`Error::NoAuth`], [`Error::InvalidPath`].
     pub fn acl(&self, path: &str) -> Pending<(Vec<Acl>, Stat)> {
-        self.read(
-            || ReadOp::Acl { path: path.to_string() },
-            |reader, session| reader.acl(session, path),
-            |result| match result {
-                QueryResult::Acl(acl, stat) => (acl, stat),
-                _ => unreachable!("an ACL was asked for"),
-            },
-        )
+        self.read(ReadOp::Acl { path: path.to_string() }, reads::acl)
     }
 
     /// The session's own ephemerals whose paths begin with `prefix`, as text, sorted.
     pub fn ephemerals(&self, prefix: &str) -> Pending<Vec<ZnodePath>> {
-        self.read(
-            || ReadOp::Ephemerals { prefix: prefix.to_string() },
-            |reader, session| Ok(reader.ephemerals(session, prefix)),
-            |result| match result {
-                QueryResult::Paths(paths) => paths,
-                _ => unreachable!("paths were asked for"),
-            },
-        )
+        self.read(ReadOp::Ephemerals { prefix: prefix.to_string() }, reads::paths)
     }
 
-    /// How many znodes there are below a path, at all depths.
+    /// How many znodes there are below a path, at all depths. Counted while writes go on.
     ///
     /// # Errors
     /// [`Error::NoNode`], [`Error::NoAuth`], [`Error::InvalidPath`].
     pub fn all_children_number(&self, path: &str) -> Pending<usize> {
-        self.read(
-            || ReadOp::AllChildrenNumber { path: path.to_string() },
-            |reader, session| reader.all_children_number(session, path),
-            |result| match result {
-                QueryResult::Number(number) => number,
-                _ => unreachable!("a number was asked for"),
-            },
-        )
+        self.read(ReadOp::AllChildrenNumber { path: path.to_string() }, reads::number)
     }
 
     /// Several reads as of one moment, each with its own result (ZooKeeper's `multiRead`).
-    pub fn multi_read(&self, reads: &[Read]) -> Pending<Vec<Result<ReadResult>>> {
-        self.read(
-            || ReadOp::Multi(reads.to_vec()),
-            |reader, session| Ok(reader.multi(session, reads)),
-            |result| match result {
-                QueryResult::Multi(results) => results,
-                _ => unreachable!("several reads were asked for"),
-            },
-        )
+    pub fn multi_read(&self, reads: &[Read]) -> Pending<Vec<Result<ReadAnswer>>> {
+        self.read(ReadOp::Multi(reads.iter().map(Read::op).collect()), reads::answers)
     }
 
     // ---- Watches ------------------------------------------------------------------------------
@@ -348,8 +311,7 @@ impl Session {
         self.read_and_watch(
             ReadOp::Data { path: path.to_string() },
             (path, WatchKind::Data, watcher),
-            |reader, session| reader.data(session, path),
-            data,
+            reads::data,
         )
     }
 
@@ -361,8 +323,7 @@ impl Session {
         self.read_and_watch(
             ReadOp::Exists { path: path.to_string() },
             (path, WatchKind::Data, watcher),
-            |reader, session| reader.exists(session, path),
-            existence,
+            reads::existence,
         )
     }
 
@@ -374,8 +335,7 @@ impl Session {
         self.read_and_watch(
             ReadOp::Children { path: path.to_string() },
             (path, WatchKind::Children, watcher),
-            |reader, session| reader.children(session, path),
-            children,
+            reads::children,
         )
     }
 
@@ -398,34 +358,23 @@ impl Session {
 
     /// From the published view, on this thread, where nothing has to be waited for; otherwise by the
     /// loop, right after the session's writes or after a barrier.
-    fn read<T>(
-        &self,
-        op: impl FnOnce() -> ReadOp,
-        here: impl FnOnce(&Reader, SessionId) -> Result<T>,
-        convert: fn(QueryResult) -> T,
-    ) -> Pending<T> {
+    fn read<T>(&self, read: ReadOp, convert: fn(ReadResult) -> T) -> Pending<T> {
         if let Err(error) = self.handle.shared.check() {
             return Pending::ready(Err(error));
         }
-        if self.linearizable {
-            let (call, answer) = Call::new();
-            self.queue_barrier(Some(op()), call);
-            return Pending::waiting(answer, Convert::Query(convert));
-        }
-        if self.handle.shared.has_no_pending_writes() {
-            return Pending::ready(here(self.reader(), self.id()));
+        if !self.linearizable && self.handle.shared.has_no_pending_writes() {
+            return Pending::ready(self.reader().read(self.id(), &read).map(convert));
         }
         let (call, answer) = Call::new();
-        self.queue_read(op(), call);
-        Pending::waiting(answer, Convert::Query(convert))
+        self.queue(read, call);
+        Pending::waiting(answer, Convert::Read(convert))
     }
 
     fn read_and_watch<T>(
         &self,
-        op: ReadOp,
+        read: ReadOp,
         (path, kind, watcher): (&str, WatchKind, &Watcher),
-        here: impl FnOnce(&Reader, SessionId) -> Result<T>,
-        convert: fn(QueryResult) -> T,
+        convert: fn(ReadResult) -> T,
     ) -> Pending<T> {
         let path = match self.handle.shared.check().and_then(|()| ZnodePath::parse(path)) {
             Ok(path) => path,
@@ -435,19 +384,24 @@ impl Session {
             // Nothing is fired or published while the table is locked.
             let mut table = self.handle.node.watches.lock();
             let zxid = self.reader().zxid();
-            let result = here(self.reader(), self.id());
+            let result = self.reader().read(self.id(), &read);
             if result.is_ok() {
                 table.add(watcher.queue(), &path, kind, zxid);
             }
-            return Pending::ready(result);
+            return Pending::ready(result.map(convert));
         }
-        let (call, answer) = Call::watch(WatchRequest { queue: watcher.queue().clone(), path, kind });
+        let queue = watcher.queue().clone();
+        let (call, answer) = Call::watch(WatchRequest { queue, path, kind });
+        self.queue(read, call);
+        Pending::waiting(answer, Convert::Read(convert))
+    }
+
+    fn queue(&self, read: ReadOp, call: Call) {
         if self.linearizable {
-            self.queue_barrier(Some(op), call);
+            self.queue_barrier(Some(read), call);
         } else {
-            self.queue_read(op, call);
+            self.queue_read(read, call);
         }
-        Pending::waiting(answer, Convert::Query(convert))
     }
 
     fn queue_read(&self, read: ReadOp, call: Call) {
@@ -468,25 +422,3 @@ impl Session {
         });
     }
 }
-
-fn data(result: QueryResult) -> (ZnodeData, Stat) {
-    match result {
-        QueryResult::Data(data, stat) => (data, stat),
-        _ => unreachable!("data were asked for"),
-    }
-}
-
-fn existence(result: QueryResult) -> Option<Stat> {
-    match result {
-        QueryResult::Existence(stat) => stat,
-        _ => unreachable!("a stat was asked for"),
-    }
-}
-
-fn children(result: QueryResult) -> (ChildNames, Stat) {
-    match result {
-        QueryResult::Children(children, stat) => (children, stat),
-        _ => unreachable!("children were asked for"),
-    }
-}
-

@@ -201,7 +201,7 @@ impl NodeBuilder {
         mut self,
         schemes: impl IntoIterator<Item = impl Into<String>>,
     ) -> NodeBuilder {
-        self.settings.extra_schemes = schemes.into_iter().map(Into::into).collect();
+        self.settings.auth_schemes = schemes.into_iter().map(Into::into).collect();
         self
     }
 
@@ -255,7 +255,7 @@ impl NodeBuilder {
             Some(make) => make(id, storage.clone())?,
             None => Box::new(RaftCore::new(id, storage.clone(), self.raft_options()?)?),
         };
-        let state = State::restore(restored);
+        let state = restored.into_state();
         let reader = state.reader();
         let mut replica = Replica::new(self.replica_options(id)?, core, state, &meta, clock.now());
         replica.publish();

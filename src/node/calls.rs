@@ -12,12 +12,12 @@ use crate::ids::{NodeId, SessionId, Zxid};
 use crate::op::{OpResult, Password, ReadOp};
 use crate::path::ZnodePath;
 use crate::replica::Answer;
-use crate::state::QueryResult;
+use crate::state::ReadResult;
 
 /// What a client's thread asks of the loop.
 pub(crate) enum Command {
     Open { password: Password, timeout_ms: u32, call: Call },
-    Attach { session: SessionId, password: Password, timeout_ms: u32, call: Call },
+    Attach { session: SessionId, password: Password, timeout_ms: u32, nonce: u64, call: Call },
     Write { session: SessionId, attachment: u32, op: Bytes, call: Call },
     Read { session: SessionId, attachment: u32, read: ReadOp, call: Call },
     Barrier { session: SessionId, attachment: u32, read: Option<ReadOp>, call: Call },
@@ -52,7 +52,7 @@ pub(crate) struct WatchRequest {
 /// What an answer holds.
 pub(crate) enum Value {
     Write { zxid: Zxid, result: OpResult },
-    Query(QueryResult),
+    Read(ReadResult),
     Session(Arc<SessionShared>),
     /// A barrier was passed, a proposal taken in.
     Done,
@@ -130,7 +130,7 @@ impl Call {
     pub(super) fn answer(self, answer: Answer) {
         self.finish(match answer {
             Answer::Write { zxid, outcome } => outcome.map(|result| Value::Write { zxid, result }),
-            Answer::Read { result, .. } => result.map(Value::Query),
+            Answer::Read { result, .. } => result.map(Value::Read),
             Answer::Barrier | Answer::Proposed => Ok(Value::Done),
             Answer::Failed(error) => Err(error),
             Answer::Session { .. } => unreachable!("the driver makes the session"),

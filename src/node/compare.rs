@@ -11,6 +11,7 @@ use crate::ids::Zxid;
 use crate::op::{Change, EventKind};
 use crate::path::ZnodePath;
 use crate::state::tree::Znode;
+use crate::state::{Reader, State};
 
 /// A tree to compare.
 pub(crate) trait Tree {
@@ -72,5 +73,25 @@ fn compare(path: &ZnodePath, before: &impl Tree, after: &impl Tree, changes: &mu
                 push(new.pzxid, EventKind::NodeChildrenChanged);
             }
         }
+    }
+}
+
+impl Tree for State {
+    fn znode(&self, path: &str) -> Option<Arc<Znode>> {
+        State::znode(self, path)
+    }
+
+    fn zxid(&self) -> Zxid {
+        State::zxid(self)
+    }
+}
+
+impl Tree for Reader {
+    fn znode(&self, path: &str) -> Option<Arc<Znode>> {
+        Reader::znode(self, path)
+    }
+
+    fn zxid(&self) -> Zxid {
+        Reader::zxid(self)
     }
 }

@@ -153,9 +153,9 @@ impl Driver {
                 let ticket = self.ticket(call);
                 Input::Open { ticket, password, timeout_ms }
             }
-            Command::Attach { session, password, timeout_ms, call } => {
+            Command::Attach { session, password, timeout_ms, nonce, call } => {
                 let ticket = self.ticket(call);
-                Input::Attach { ticket, session, password, timeout_ms }
+                Input::Attach { ticket, session, password, timeout_ms, nonce }
             }
             Command::Write { session, attachment, op, call } => {
                 let ticket = self.ticket(call);
@@ -229,14 +229,15 @@ impl Driver {
             return;
         }
         {
-            let mut table = self.shared.watches.lock();
+            let shared = self.shared.clone();
+            let mut table = shared.watches.lock();
             for (ticket, answer) in &effects.answers {
                 if let Some(call) = self.calls.get(ticket.0 as usize) {
                     call.set_watch(answer, &mut table);
                 }
             }
             if effects.replaced {
-                fire_differences(&mut table, self.shared.reader(), self.replica.state());
+                fire_differences(&mut table, shared.reader(), self.replica.state());
             }
             table.fire(&effects.changes);
             self.replica.publish();

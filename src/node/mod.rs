@@ -26,7 +26,7 @@ pub use watches::{Event, SessionState, WatchEvent, WatchKind};
 
 pub(crate) use calls::{Call, Command, Value, WatchRequest};
 pub(crate) use shared::{NodeShared, SessionShared};
-pub(crate) use watches::{WatchQueue, WatchTable};
+pub(crate) use watches::WatchQueue;
 
 use crate::consensus::MembershipChange;
 use crate::error::Result;

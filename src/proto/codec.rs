@@ -163,10 +163,12 @@ fn op_record(op: &Op) -> records::OpRecord {
             password,
             timeout_ms,
             owner,
+            nonce,
         } => Kind::attach_session(records::AttachSessionRecord {
             password: Bytes::copy_from_slice(password),
             timeout_ms: *timeout_ms,
             owner: owner.as_u64(),
+            nonce: *nonce,
             ..Default::default()
         }),
         Op::CloseSession => Kind::close_session(Default::default()),
@@ -242,6 +244,7 @@ fn op(record: records::OpRecord) -> Result<Op, RecordError> {
             password: password(&record.password)?,
             timeout_ms: record.timeout_ms,
             owner: node(record.owner)?,
+            nonce: record.nonce,
         },
         Kind::close_session(_) => Op::CloseSession,
         Kind::add_auth(record) => Op::AddAuth(AuthId {
@@ -388,6 +391,7 @@ mod tests {
                 password: [8; 16],
                 timeout_ms: 9,
                 owner: node,
+                nonce: u64::MAX,
             },
             Op::CloseSession,
             Op::AddAuth(AuthId::digest("u", "p")),

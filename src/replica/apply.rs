@@ -53,7 +53,7 @@ impl Replica {
         match request.op {
             Op::OpenSession { password, owner, .. } | Op::AttachSession { password, owner, .. } => {
                 if owner == self.options.id {
-                    self.settle_opening(request.session, &password, &applied);
+                    self.settle_opening(&password, &applied);
                 }
                 if let Applied::Now { outcome: Ok(OpResult::Session { id, .. }), .. } = applied {
                     self.notice_session(id);
@@ -99,18 +99,12 @@ impl Replica {
         }
     }
 
-    fn settle_opening(&mut self, session: SessionId, password: &Password, applied: &Applied) {
+    fn settle_opening(&mut self, password: &Password, applied: &Applied) {
         let outcome = match applied {
             Applied::Now { outcome, .. } | Applied::Before(Some((_, outcome))) => outcome.clone(),
             Applied::Refused(error) => Err(error.clone()),
             Applied::Before(None) | Applied::Gap { .. } => return,
         };
-        if let Err(Error::SessionMoved { .. }) = outcome
-            && let Some(current) = self.state.session(session)
-            && self.origin.ask_again(password, current.attachment)
-        {
-            return;
-        }
         let Some(opening) = self.origin.take_opening(password) else {
             return;
         };
@@ -166,7 +160,7 @@ impl Replica {
                 let Some((zxid, outcome)) = self.state.kept(id, sequence) else {
                     break;
                 };
-                let outcome = outcome.clone();
+
                 let settled = session.answer(sequence, zxid, outcome, now);
                 let (answer, reads) = settled.expect("it is the oldest");
                 self.effects.answers.push(answer);

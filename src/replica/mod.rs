@@ -28,7 +28,7 @@ use bytes::Bytes;
 pub(crate) use message::PeerMessage;
 pub(crate) use transfer::{CHUNK_BYTES, SnapshotRead, SnapshotStage};
 
-use barriers::{LeaderBarriers, OriginBarriers, Waiter};
+use barriers::{OriginBarriers, Waiter};
 use leader::Leadership;
 use origin::{DeferredRead, Origin};
 
@@ -38,7 +38,7 @@ use crate::error::{Error, Result};
 use crate::ids::{NodeId, SessionId, Zxid};
 use crate::op::{Change, Op, Outcome, Password, ReadOp};
 use crate::proto::{self, records::RequestRecord};
-use crate::state::{Frozen, QueryResult, RestoredState, State};
+use crate::state::{Frozen, ReadResult, RestoredState, State};
 use crate::storage::{Configuration, SnapshotMeta, SnapshotWriter, StorageError, WriteBatch};
 
 /// Names a call that waits for its answer; the driver gives it out and never uses it twice.
@@ -91,6 +91,8 @@ pub(crate) enum Input {
         session: SessionId,
         password: Password,
         timeout_ms: u32,
+        /// Random: tells a repetition from a second attempt.
+        nonce: u64,
     },
     /// A write of a session attached here; `op` is encoded.
     Write {
@@ -223,7 +225,7 @@ pub(crate) enum Answer {
     /// A read, as of this zxid.
     Read {
         zxid: Zxid,
-        result: Result<QueryResult>,
+        result: Result<ReadResult>,
     },
     /// A barrier was passed.
     Barrier,
@@ -343,9 +345,10 @@ impl Replica {
                 session,
                 password,
                 timeout_ms,
+                nonce,
             } => {
                 let owner = self.options.id;
-                let op = Op::AttachSession { password, timeout_ms, owner };
+                let op = Op::AttachSession { password, timeout_ms, owner, nonce };
                 self.open(ticket, session, password, op);
             }
             Input::Write {
@@ -495,11 +498,8 @@ impl Replica {
             };
             return self.answer(ticket, Answer::Failed(full));
         }
-        // An attach names the attachment that it replaces: see `state/attach.rs`.
-        let attachment = self.state.session(session).map_or(0, |session| session.attachment);
         let request = RequestRecord {
             session: session.0,
-            attachment,
             op: proto::encode_op(&op),
             ..Default::default()
         };
@@ -554,7 +554,7 @@ impl Replica {
             None => Answer::Barrier,
             Some(op) => Answer::Read {
                 zxid: self.state.zxid(),
-                result: self.state.query(session, &op),
+                result: self.state.read(session, &op),
             },
         };
         self.answer(read.ticket, answer);

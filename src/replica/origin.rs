@@ -143,21 +143,6 @@ impl Origin {
         self.openings.remove(password)
     }
 
-    /// The session is attached otherwise than the attach that was asked for believed: ask again. False
-    /// where nothing was asked for, or in the same words.
-    pub(super) fn ask_again(&mut self, password: &Password, attachment: u32) -> bool {
-        let Some(opening) = self.openings.get_mut(password) else {
-            return false;
-        };
-        if opening.request.attachment == attachment {
-            return false;
-        }
-        opening.request.attachment = attachment;
-        opening.sent_at = None;
-        self.openings_unsent = true;
-        true
-    }
-
     /// A session is attached here from now on. Returns what an earlier attachment had pending: those
     /// writes were not applied before this one, and will be refused.
     pub(super) fn attach(
