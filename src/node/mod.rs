@@ -7,7 +7,7 @@
 mod builder;
 mod calls;
 mod compare;
-mod driver;
+pub(crate) mod driver;
 mod shared;
 mod watches;
 pub(crate) mod workers;

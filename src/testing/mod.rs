@@ -5,3 +5,6 @@
 
 pub mod storage_conformance;
 pub mod storage_files;
+
+#[cfg(test)]
+mod sim;
