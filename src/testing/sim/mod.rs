@@ -408,12 +408,12 @@ impl Sim {
         }
         if up.next_turn <= now || up.parts.driver.has_work() {
             let runs = up.parts.driver.turn(self.clock.now());
-            let stopped = up.parts.shared.status().stopped;
-            assert!(runs, "node {id} has stopped: {stopped:?}");
+            assert!(runs, "node {id} has stopped: {:?}", up.parts.shared.status().stopped);
             up.next_turn = up.parts.driver.next_turn().max(now + Duration::from_micros(1));
-            let status = up.parts.shared.status();
-            let seen = format!("{now:?} {id} {:?} {} {}", status.role, status.term, status.zxid);
-            self.trace = mix(self.trace, seen.as_bytes());
+            let zxid = up.parts.driver.state().zxid().0;
+            for seen in [now.as_nanos() as u64, id, zxid] {
+                self.trace = mix(self.trace, &seen.to_be_bytes());
+            }
         }
         for job in up.parts.writes.try_iter() {
             let delay = self.rng.gen_range(0..=self.faults.sync_us);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::workload::{Workload, open, take};
+use super::workload::{Workload, open};
 use super::{Configure, Faults, Sim, checks};
 use crate::{CreateMode, Version};
 
@@ -37,7 +37,7 @@ fn chaos(seed: u64, nodes: u64, seconds: u32, faults: Faults, configure: Configu
     let mut last = session.set("/register", "0", Version::ANY);
     let mut zxid = None;
     sim.run_while(SECOND * 60, |_| {
-        zxid = take(&mut last).map(|result| result.expect("it serves").mzxid);
+        zxid = last.try_wait().map(|result| result.expect("it serves").mzxid);
         zxid.is_none()
     });
     sim.run_while(SECOND * 60, |sim| {
@@ -55,7 +55,7 @@ fn chaos(seed: u64, nodes: u64, seconds: u32, faults: Faults, configure: Configu
 fn seeds() -> std::ops::Range<u64> {
     let count = std::env::var("QUORATE_SEEDS").ok().and_then(|text| text.parse().ok());
     let from = std::env::var("QUORATE_SEED_FROM").ok().and_then(|text| text.parse().ok()).unwrap_or(0);
-    from..from + count.unwrap_or(12)
+    from..from + count.unwrap_or(3)
 }
 
 #[test]
@@ -108,7 +108,7 @@ fn an_ephemeral_vanishes_when_its_node_is_gone_for_its_sessions_timeout() {
     let mut sim = Sim::new(1, 3, Faults::NONE, plain);
     let session = open(&mut sim, 1);
     let mut made = session.create("/mine", "", CreateMode::Ephemeral);
-    sim.run_while(SECOND * 10, |_| take(&mut made).is_none());
+    sim.run_while(SECOND * 10, |_| made.try_wait().is_none());
     let gone_at = sim.now();
     sim.crash(1);
     let there = |sim: &Sim| sim.driver(2).state().znode("/mine").is_some();
@@ -124,7 +124,7 @@ fn a_node_that_is_cut_off_knows_that_its_session_is_lost_before_the_cluster_ends
         let mut sim = Sim::new(seed, 3, Faults::NONE, plain);
         let session = open(&mut sim, 1);
         let mut made = session.create("/mine", "", CreateMode::Ephemeral);
-        sim.run_while(SECOND * 10, |_| take(&mut made).is_none());
+        sim.run_while(SECOND * 10, |_| made.try_wait().is_none());
         let wait = sim.now() + SECOND * u32::try_from(seed % 5).unwrap() / 3;
         sim.run_until(wait, |_| {});
         sim.isolate(1);

@@ -80,7 +80,7 @@ impl Workload {
             session.create("/register", "0", CreateMode::Persistent),
         ];
         for pending in &mut made {
-            sim.run_while(Duration::from_secs(60), |_| match take(pending) {
+            sim.run_while(Duration::from_secs(60), |_| match pending.try_wait() {
                 Some(result) => {
                     result.expect("nothing is there yet");
                     false
@@ -107,7 +107,7 @@ pub(super) fn open(sim: &mut Sim, id: u64) -> Session {
     let mut pending = begin_open(sim, id).expect("the node is up");
     let mut session = None;
     sim.run_while(Duration::from_secs(60), |_| {
-        session = take(&mut pending).map(|result| result.expect("sessions can be opened"));
+        session = pending.try_wait().map(|result| result.expect("sessions can be opened"));
         session.is_none()
     });
     session.expect("it was opened")
@@ -117,14 +117,6 @@ fn begin_open(sim: &mut Sim, id: u64) -> Option<Pending<Session>> {
     let node = sim.node(id)?;
     let timeout = Duration::from_secs(4);
     Some(SessionBuilder::on(node).timeout(timeout).open_with(sim.rng.r#gen()))
-}
-
-/// The answer, if it is there.
-pub(super) fn take<T>(pending: &mut Pending<T>) -> Option<Result<T>> {
-    match pending.wait_timeout(Duration::ZERO) {
-        Err(crate::Error::Timeout) => None,
-        result => Some(result),
-    }
 }
 
 impl Client {
@@ -152,7 +144,7 @@ impl Client {
                 self.opening = begin_open(sim, id).map(|pending| (id, pending));
             }
             Some((node, pending)) => {
-                if let Some(result) = take(pending) {
+                if let Some(result) = pending.try_wait() {
                     self.session = result.ok().map(|session| (*node, session));
                     self.sessions += 1;
                     self.opening = None;
@@ -186,15 +178,15 @@ impl Client {
         let (client, session) = (self.number, self.sessions);
         self.under_way.retain_mut(|(called, underway)| {
             let what = match underway {
-                Underway::Append(value, pending) => take(pending).map(|result| What::Append {
+                Underway::Append(value, pending) => pending.try_wait().map(|result| What::Append {
                     value: *value,
                     result: Some(result.map(|created| created.stat.czxid)),
                 }),
-                Underway::Set(value, pending) => take(pending).map(|result| What::Set {
+                Underway::Set(value, pending) => pending.try_wait().map(|result| What::Set {
                     value: *value,
                     result: Some(result.map(|stat| stat.mzxid)),
                 }),
-                Underway::Read(linearizable, pending) => take(pending).map(|result| What::Read {
+                Underway::Read(linearizable, pending) => pending.try_wait().map(|result| What::Read {
                     linearizable: *linearizable,
                     result: Some(result.map(|(data, stat)| (number(&data), stat.mzxid))),
                 }),
