@@ -12,8 +12,6 @@ use quorate::testing::storage_files::FaultyFiles;
 use quorate::{ClusterId, NodeId};
 
 const FENCE: &str = "/node/fence";
-/// A loss of power with this seed leaves nothing that was not synced; the first test proves it.
-const LOSES_ALL: u64 = 4;
 
 fn open(files: &FaultyFiles) -> Result<Log, StorageError> {
     Log::open_on(
@@ -88,15 +86,13 @@ fn what_was_recovered_once_is_durable() {
     append(&store, 2).expect("an append");
     files.fail_once(1);
     append(&store, 3).expect_err("the sync fails");
-    let lost = files.fork();
     drop(store);
     files.kill();
     let store = open(&files).expect("no damage");
     assert_eq!(store.bounds(), (2, 3), "the page cache has the record");
     drop(store);
-    files.crash(LOSES_ALL);
+    files.crash_losing_all();
     assert_eq!(open(&files).expect("no damage").bounds(), (2, 3));
-    drop(lost);
 }
 
 #[test]
@@ -107,12 +103,8 @@ fn an_unsynced_record_is_lost_with_the_power() {
     append(&store, 2).expect_err("the sync fails");
     files.fail_from(0);
     drop(store);
-    files.crash(LOSES_ALL);
-    assert_eq!(
-        open(&files).expect("no damage").bounds(),
-        (2, 1),
-        "choose another seed for LOSES_ALL"
-    );
+    files.crash_losing_all();
+    assert_eq!(open(&files).expect("no damage").bounds(), (2, 1));
 }
 
 #[test]
@@ -146,7 +138,7 @@ fn a_vote_is_witnessed_beyond_a_loss_of_power() {
     vote(&store, 5, 2);
     files.fail_from(0);
     drop(store);
-    files.crash(LOSES_ALL);
+    files.crash_losing_all();
     paths(&old, "/log/")
         .iter()
         .for_each(|path| files.set_content(path, old.content(path)));
