@@ -120,7 +120,8 @@ impl Tree {
         self.published
     }
 
-    /// The znode at `path`, with all changes so far.
+    /// The znode at `path`, with all changes so far. Let go of it before changing the znode: what is
+    /// held elsewhere can't be changed in place.
     pub(crate) fn get(&self, path: &str) -> Option<Arc<Znode>> {
         let hash = path_hash(path);
         match self.dirty.get(hash, path) {
@@ -163,8 +164,9 @@ impl Tree {
             parent.cversion = parent.cversion.wrapping_add(1);
         });
         let hash = path_hash(path.as_str());
-        self.undo.save(&mut self.dirty, hash, path.as_str());
-        self.dirty.set(hash, State::Present(Arc::new(znode)));
+        let saved_by = self.undo.save(&mut self.dirty, hash, path.as_str());
+        let state = State::Present(Arc::new(znode));
+        self.dirty.set(hash, saved_by, state);
         self.len += 1;
     }
 
@@ -181,9 +183,9 @@ impl Tree {
     ) -> &Znode {
         self.assert_is_later(zxid);
         let hash = path_hash(path);
-        self.undo.save(&mut self.dirty, hash, path);
+        let saved_by = self.undo.save(&mut self.dirty, hash, path);
         let table = &self.table;
-        let znode = self.dirty.present_mut(hash, path, || {
+        let znode = self.dirty.present_mut(hash, path, saved_by, || {
             table
                 .cloned(hash, path)
                 .unwrap_or_else(|| panic!("update of {path}, which isn't there"))
@@ -210,8 +212,9 @@ impl Tree {
             parent.pzxid = zxid;
         });
         let hash = path_hash(path);
-        self.undo.save(&mut self.dirty, hash, path);
-        self.dirty.set(hash, State::Gone(znode.path.clone()));
+        let saved_by = self.undo.save(&mut self.dirty, hash, path);
+        let state = State::Gone(znode.path.clone());
+        self.dirty.set(hash, saved_by, state);
         self.len -= 1;
         znode
     }
@@ -245,7 +248,7 @@ impl Tree {
         self.published = zxid;
         self.sealed = true;
         let overlay = Arc::new(std::mem::take(&mut self.dirty));
-        let _gate = self.cell.hold_off_readers();
+        let _gate = self.cell.lock_gate();
         let number = self.cell.next_number();
         if !overlay.is_empty() {
             self.cell.swap(View {
@@ -265,7 +268,8 @@ impl Tree {
     }
 
     /// Replaces everything by `content`, published at once. Gives back the view of what was there,
-    /// which from now on stays as it is: nothing changes its table any more.
+    /// which from now on stays as it is: nothing changes its table any more. Dropping it frees every
+    /// znode of it, which takes its time.
     ///
     /// # Panics
     /// If there are unpublished changes.
@@ -278,7 +282,7 @@ impl Tree {
         self.sealed = true;
         // A frozen tree of the old table goes on undisturbed: nobody folds into that one.
         self.freeze = Freeze::default();
-        let _gate = self.cell.hold_off_readers();
+        let _gate = self.cell.lock_gate();
         let number = self.cell.next_number();
         self.cell
             .swap(View::folded(number, zxid, len, self.table.clone()))

@@ -51,20 +51,28 @@ impl Overlay {
         self.slots.find_mut(hash, |slot| slot.state.path() == path)
     }
 
-    /// Says what became of a path.
-    pub(super) fn set(&mut self, hash: u64, state: State) {
+    /// Says what became of a path, whose state before is known to the savepoint `saved_by`.
+    pub(super) fn set(&mut self, hash: u64, saved_by: u64, state: State) {
         match self.slot_mut(hash, state.path()) {
             Some(slot) => slot.state = state,
-            None => self.add(hash, state),
+            None => {
+                let slot = Slot {
+                    hash,
+                    saved_by,
+                    state,
+                };
+                self.slots.insert_unique(hash, slot, |slot| slot.hash);
+            }
         }
     }
 
     /// The version at `path`, to be changed in place; `published` makes it from the published one if the
-    /// batch hasn't touched it.
+    /// batch hasn't touched it. The savepoint `saved_by` knows the state before.
     pub(super) fn present_mut(
         &mut self,
         hash: u64,
         path: &str,
+        saved_by: u64,
         published: impl FnOnce() -> Znode,
     ) -> &mut Znode {
         let slot = self
@@ -72,7 +80,7 @@ impl Overlay {
             .entry(hash, |slot| slot.state.path() == path, |slot| slot.hash)
             .or_insert_with(|| Slot {
                 hash,
-                saved_by: 0,
+                saved_by,
                 state: State::Present(Arc::new(published())),
             })
             .into_mut();
@@ -101,15 +109,6 @@ impl Overlay {
     pub(super) fn emptied(mut self) -> Overlay {
         self.slots.clear();
         self
-    }
-
-    fn add(&mut self, hash: u64, state: State) {
-        let slot = Slot {
-            hash,
-            saved_by: 0,
-            state,
-        };
-        self.slots.insert_unique(hash, slot, |slot| slot.hash);
     }
 }
 

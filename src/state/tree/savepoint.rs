@@ -51,11 +51,14 @@ impl UndoLog {
         }
     }
 
-    /// Remembers what the overlay says of `path`, which is about to change.
-    pub(super) fn save(&mut self, overlay: &mut Overlay, hash: u64, path: &str) {
-        let Some(&id) = self.open.last() else { return };
+    /// Remembers what the overlay says of `path`, which is about to change. Gives back the savepoint
+    /// that knows it now; 0 if none is open.
+    pub(super) fn save(&mut self, overlay: &mut Overlay, hash: u64, path: &str) -> u64 {
+        let Some(&id) = self.open.last() else {
+            return 0;
+        };
         let before = match overlay.slot_mut(hash, path) {
-            Some(slot) if slot.saved_by == id => return,
+            Some(slot) if slot.saved_by == id => return id,
             Some(slot) => {
                 let saved_by = std::mem::replace(&mut slot.saved_by, id);
                 Some((saved_by, slot.state.clone()))
@@ -67,6 +70,7 @@ impl UndoLog {
             path: Arc::from(path),
             slot: before,
         });
+        id
     }
 
     /// Restores the overlay; gives back the number of znodes.
@@ -98,5 +102,87 @@ impl UndoLog {
     fn close(&mut self, savepoint: &Savepoint) {
         let latest = self.open.pop();
         assert_eq!(latest, Some(savepoint.id), "savepoints nest");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Owner, Tree, Znode};
+    use crate::ids::Zxid;
+    use crate::path::ZnodePath;
+
+    fn tree_of(paths: &[&str]) -> Tree {
+        let mut tree = Tree::new();
+        create(&mut tree, paths);
+        tree.publish(Zxid(1));
+        tree
+    }
+
+    fn create(tree: &mut Tree, paths: &[&str]) {
+        let zxid = Zxid(tree.published().0 + 1);
+        for path in paths {
+            let path = ZnodePath::parse(path).unwrap();
+            tree.insert(Znode::created(path, b"", zxid, 0, Owner::NONE, 0));
+        }
+    }
+
+    fn state(tree: &Tree) -> Vec<Znode> {
+        tree.walk("/").map(|znode| Znode::clone(&znode)).collect()
+    }
+
+    #[test]
+    fn a_rollback_takes_back_creates_deletes_and_what_they_did_to_the_parents() {
+        let mut tree = tree_of(&["/a", "/a/b"]);
+        create(&mut tree, &["/before"]);
+        let before = state(&tree);
+        let savepoint = tree.savepoint();
+        create(&mut tree, &["/a/c", "/a/c/d"]);
+        tree.remove("/a/b", Zxid(2));
+        tree.remove("/before", Zxid(2));
+        tree.update("/a", Zxid(2), |znode| znode.version = 9);
+        assert_ne!(state(&tree), before);
+        tree.rollback(savepoint);
+        assert_eq!(state(&tree), before);
+        assert_eq!((tree.len(), tree.check()), (before.len(), Ok(())));
+        tree.publish(Zxid(2));
+        assert_eq!(state(&tree), before);
+    }
+
+    #[test]
+    fn an_inner_release_is_taken_back_by_the_outer_rollback() {
+        let mut tree = tree_of(&["/a"]);
+        let before = state(&tree);
+        let outer = tree.savepoint();
+        tree.update("/a", Zxid(2), |znode| znode.version = 1);
+        let inner = tree.savepoint();
+        tree.update("/a", Zxid(2), |znode| znode.version = 2);
+        create(&mut tree, &["/b"]);
+        tree.release(inner);
+        tree.update("/a", Zxid(2), |znode| znode.version = 3);
+        tree.rollback(outer);
+        assert_eq!(state(&tree), before);
+    }
+
+    #[test]
+    fn an_inner_rollback_keeps_what_the_outer_did() {
+        let mut tree = tree_of(&["/a"]);
+        let outer = tree.savepoint();
+        tree.update("/a", Zxid(2), |znode| znode.version = 1);
+        let inner = tree.savepoint();
+        tree.update("/a", Zxid(2), |znode| znode.version = 2);
+        tree.rollback(inner);
+        tree.update("/a", Zxid(2), |znode| znode.aversion = 1);
+        tree.release(outer);
+        let found = tree.get("/a").unwrap();
+        assert_eq!((found.version, found.aversion), (1, 1));
+    }
+
+    #[test]
+    #[should_panic(expected = "savepoints nest")]
+    fn savepoints_out_of_order_are_a_bug() {
+        let mut tree = Tree::new();
+        let outer = tree.savepoint();
+        let _inner = tree.savepoint();
+        tree.release(outer);
     }
 }
