@@ -232,6 +232,22 @@ mod tests {
     }
 
     #[test]
+    fn the_form_follows_the_number_and_not_with_every_write_at_the_border() {
+        let mut children = ChildNames::default();
+        let is_many = |c: &ChildNames| matches!(c.0.as_deref(), Some(Set::Many(_)));
+        for number in 0..=FEW_MAX {
+            assert!(!is_many(&children));
+            children.insert(path(&number.to_string()));
+        }
+        for number in MANY_MIN..=FEW_MAX {
+            assert!(is_many(&children));
+            children.remove(path(&number.to_string()).as_str());
+        }
+        assert!(!is_many(&children));
+        assert_eq!(children.len(), MANY_MIN);
+    }
+
+    #[test]
     fn a_clone_keeps_the_children_of_its_time() {
         for size in [3, 100] {
             let names: Vec<String> = (0..size).map(|n| format!("{n:03}")).collect();

@@ -225,6 +225,23 @@ mod tests {
     }
 
     #[test]
+    fn nothing_stays_kept_when_a_walk_is_given_up_beside_the_writer() {
+        let mut tree = Tree::new();
+        let names: Vec<String> = (0..2000).map(|n| format!("/{n}")).collect();
+        names.iter().for_each(|name| create(&mut tree, name, 1));
+        for zxid in 2..100 {
+            names.iter().for_each(|name| {
+                tree.update(name, Zxid(zxid), |znode| znode.version += 1);
+            });
+            let mut frozen = tree.freeze().unwrap();
+            let walk = thread::spawn(move || drop(frozen.nth(100)));
+            tree.publish(Zxid(zxid));
+            walk.join().unwrap();
+            assert_eq!(tree.table.kept_len(), 0);
+        }
+    }
+
+    #[test]
     fn the_next_may_begin_when_the_last_shard_is_captured_or_the_walk_is_given_up() {
         let mut tree = Tree::new();
         let mut frozen = tree.freeze().unwrap();

@@ -214,6 +214,14 @@ mod tests {
                             (view.zxid(), versions)
                         });
                         assert_eq!(versions, [zxid.0 as i32; PATHS.len()]);
+                        // And one that is slower than the writer, so that it must hold it off.
+                        let (first, last) = reader.consistent(|view| {
+                            let first = version(view, PATHS[0]);
+                            let is_current = || reader.zxid() == view.zxid();
+                            (0..1000).find(|_| !is_current());
+                            (first, version(view, PATHS[7]))
+                        });
+                        assert_eq!(first, last);
                     }
                 });
             }

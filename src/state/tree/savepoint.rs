@@ -31,8 +31,8 @@ pub(super) struct UndoLog {
 struct Before {
     hash: u64,
     path: Arc<str>,
-    /// Which savepoint knew it and what was there; `None` if the batch hadn't touched the path.
-    slot: Option<(u64, State)>,
+    /// `None` if the batch hadn't touched the path.
+    state: Option<State>,
 }
 
 impl UndoLog {
@@ -60,15 +60,15 @@ impl UndoLog {
         let before = match overlay.slot_mut(hash, path) {
             Some(slot) if slot.saved_by == id => return id,
             Some(slot) => {
-                let saved_by = std::mem::replace(&mut slot.saved_by, id);
-                Some((saved_by, slot.state.clone()))
+                slot.saved_by = id;
+                Some(slot.state.clone())
             }
             None => None,
         };
         self.log.push(Before {
             hash,
             path: Arc::from(path),
-            slot: before,
+            state: before,
         });
         id
     }
@@ -77,15 +77,10 @@ impl UndoLog {
     pub(super) fn rollback(&mut self, savepoint: Savepoint, overlay: &mut Overlay) -> usize {
         self.close(&savepoint);
         for before in self.log.drain(savepoint.log_len..).rev() {
-            match before.slot {
+            match before.state {
                 None => overlay.forget(before.hash, &before.path),
-                Some((saved_by, state)) => {
-                    let slot = overlay
-                        .slot_mut(before.hash, &before.path)
-                        .expect("what was saved stays in the overlay");
-                    slot.saved_by = saved_by;
-                    slot.state = state;
-                }
+                // No open savepoint knows this state now; the next change saves it again.
+                Some(state) => overlay.set(before.hash, 0, state),
             }
         }
         savepoint.tree_len
