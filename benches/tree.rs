@@ -138,21 +138,24 @@ fn memory(znodes: usize) {
         ("in parents of 1", 1),
     ] {
         let leaves = leaf_paths(znodes, children);
-        let shown = |way: &str, bytes: usize, tree: &Tree| {
+        let shown = |way: &str, bytes: usize, tree: &Tree, time: Duration| {
             let own: usize = tree
                 .walk("/")
                 .map(|z| z.path.as_str().len() + z.data.len())
                 .sum();
             let each = (bytes - own) as f64 / tree.len() as f64;
-            println!("  {name:22} {way:8} {each:6.1}");
+            let time = time.as_nanos() as f64 / tree.len() as f64;
+            println!("  {name:22} {way:8} {each:6.1}, in {time:5.0} ns each");
         };
-        let before = live_bytes();
+        let (before, start) = (live_bytes(), Instant::now());
         let tree = Tree::from_content(build(&leaves));
-        shown("built", live_bytes() - before, &tree);
+        let time = start.elapsed();
+        shown("built", live_bytes() - before, &tree, time);
         drop(tree);
-        let before = live_bytes();
+        let (before, start) = (live_bytes(), Instant::now());
         let tree = create_all(&leaves);
-        shown("created", live_bytes() - before, &tree);
+        let time = start.elapsed();
+        shown("created", live_bytes() - before, &tree, time);
     }
     let leaves = leaf_paths(znodes, 1000);
     let own: usize = leaves.iter().map(|p| p.len() + DATA.len()).sum();
