@@ -143,7 +143,8 @@ mod tests {
     #[test]
     fn what_was_deleted_and_made_again_shows_as_it_was() {
         let mut tree = Tree::new();
-        ["/a", "/b"].map(|path| create(&mut tree, path, 1));
+        create(&mut tree, "/a", 1);
+        create(&mut tree, "/b", 1);
         tree.publish(Zxid(1));
         let frozen = tree.freeze().unwrap();
         tree.remove("/a", Zxid(2));

@@ -218,7 +218,7 @@ fn for_seeds(seeds: std::ops::Range<u64>, story: impl Fn(u64)) {
 
 #[test]
 fn the_tree_does_what_a_map_does() {
-    for_seeds(0..30, |seed| {
+    for_seeds(0..20, |seed| {
         let mut both = Both::new(seed);
         for _ in 0..300 {
             match both.rng.gen_range(0..100) {

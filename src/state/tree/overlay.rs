@@ -10,6 +10,9 @@ use hashbrown::HashTable;
 use super::znode::Znode;
 use crate::path::ZnodePath;
 
+/// The most slots that are kept for the next batch.
+const KEPT_CAPACITY_MAX: usize = 8192;
+
 /// What a batch has made of the paths it touched.
 #[derive(Default)]
 pub(super) struct Overlay {
@@ -105,8 +108,12 @@ impl Overlay {
         self.slots.iter().map(|slot| (slot.hash, &slot.state))
     }
 
-    /// The same without its changes, to be filled again.
+    /// The same without its changes, to be filled again. One that was made for an unusually large batch
+    /// is not kept: every later publish would walk over its empty buckets.
     pub(super) fn emptied(mut self) -> Overlay {
+        if self.slots.capacity() > KEPT_CAPACITY_MAX {
+            return Overlay::default();
+        }
         self.slots.clear();
         self
     }

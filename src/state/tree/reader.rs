@@ -195,7 +195,7 @@ mod tests {
                     }
                 });
             }
-            (1..=20_000).for_each(|version| set_all(&mut tree, version));
+            (1..=5_000).for_each(|version| set_all(&mut tree, version));
             done.store(true, Ordering::Relaxed);
         });
     }
@@ -225,7 +225,7 @@ mod tests {
                     }
                 });
             }
-            (1..=20_000).for_each(|version| set_all(&mut tree, version));
+            (1..=5_000).for_each(|version| set_all(&mut tree, version));
             done.store(true, Ordering::Relaxed);
         });
     }

@@ -4,8 +4,6 @@
 //! before. The version kept there is shared, so the next change copies it instead of writing into it;
 //! further changes under the same savepoint are made in place again.
 
-use std::sync::Arc;
-
 use super::overlay::{Overlay, State};
 
 /// A state of the tree to come back to. To be given back to the tree, the latest one first.
@@ -30,7 +28,7 @@ pub(super) struct UndoLog {
 /// What the overlay said of a path.
 struct Before {
     hash: u64,
-    path: Arc<str>,
+    path: Box<str>,
     /// `None` if the batch hadn't touched the path.
     state: Option<State>,
 }
@@ -67,7 +65,7 @@ impl UndoLog {
         };
         self.log.push(Before {
             hash,
-            path: Arc::from(path),
+            path: Box::from(path),
             state: before,
         });
         id
