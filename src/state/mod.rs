@@ -14,6 +14,7 @@ mod authorize;
 mod create;
 mod delete;
 mod genesis;
+mod invariants;
 mod multi;
 mod quota;
 mod read;
@@ -21,6 +22,8 @@ mod reader;
 mod reap;
 mod sessions;
 mod set;
+#[cfg(test)]
+mod scripts;
 mod settings;
 mod snapshot;
 pub(crate) mod tree;
