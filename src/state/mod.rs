@@ -15,6 +15,8 @@ mod create;
 mod delete;
 mod genesis;
 mod invariants;
+#[cfg(test)]
+mod model;
 mod multi;
 mod quota;
 mod read;

@@ -18,7 +18,7 @@
 //!
 //! Any write takes `seq=`, `answered=` and `attachment=` to be other than the next one. Reads: `get`,
 //! `stat`, `children`, `acl`, `ephemerals s1 prefix`, `count s1 /path`, `multiread s1 /path
-//! children:/path`, `due max`, `sessions`. `poke /path n` sets the stored counter of children.
+//! children:/path`, `due max`, `sessions`, `soft` (quotas passed). `poke /path n` sets the stored counter of children.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -144,6 +144,7 @@ impl World {
                 due.iter().map(|(path, czxid)| format!("{path} {czxid}\n")).collect()
             }
             "sessions" => self.show_sessions(),
+            "soft" => format!("{}\n", self.state.soft_quota_exceeded()),
             "poke" => self.poke(name, words.at(2).parse().expect("a number")),
             _ => {
                 let op = op(&words, 2, lines);
