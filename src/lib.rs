@@ -7,20 +7,34 @@
 
 pub mod consensus;
 pub mod storage;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 pub mod transport;
 
 mod acl;
+mod client;
+mod clock;
 mod error;
 mod ids;
+mod node;
 mod op;
 mod path;
 mod proto;
+mod replica;
 mod stat;
 mod state;
 
 pub use acl::{Acl, AuthId, Permissions};
+pub use client::{
+    Created, Credentials, Multi, Pending, Read, ReadAnswer, Session, SessionBuilder, Watcher,
+};
+pub use clock::{Clock, Now, SystemClock};
 pub use error::{Error, Result};
 pub use ids::{ClusterId, NodeId, SessionId, Version, Zxid};
+pub use node::{
+    Event, Node, NodeBuilder, NodeStatus, Role, SessionState, StartError, WatchEvent, WatchKind,
+};
 pub use op::{CreateMode, EventKind, OpResult};
 pub use path::{PATH_BYTES_MAX, ZnodePath};
 pub use stat::Stat;
+pub use state::{ChildNames, ZnodeData};

@@ -101,7 +101,7 @@ pub(crate) enum Op {
         owner: NodeId,
     },
     /// Attaches the request's session to `owner`; whoever had it before is refused from now on. Done
-    /// again with the nonce of the last time it gives the same attachment.
+    /// again with the same nonce it gives the same attachment, or is refused once another came after.
     AttachSession {
         password: Password,
         timeout_ms: u32,

@@ -34,6 +34,11 @@ impl ZnodePath {
         &self.0
     }
 
+    /// The path whose text this is; it was one before.
+    pub(crate) fn from_shared(text: Arc<str>) -> ZnodePath {
+        ZnodePath(text)
+    }
+
     /// The text, shared.
     pub(crate) fn shared(&self) -> &Arc<str> {
         &self.0

@@ -10,7 +10,8 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender};
 use slab::Slab;
 
-use super::calls::{Call, Command};
+use super::compare::fire_differences;
+use super::calls::{Call, Command, Value};
 use super::shared::{NodeShared, Role, SessionShared};
 use super::watches::WatchTable;
 use super::workers::{Done, SnapshotJob, WriteJob};
@@ -228,14 +229,15 @@ impl Driver {
             return;
         }
         {
-            let mut table = self.shared.watches.lock();
+            let shared = self.shared.clone();
+            let mut table = shared.watches.lock();
             for (ticket, answer) in &effects.answers {
                 if let Some(call) = self.calls.get(ticket.0 as usize) {
                     call.set_watch(answer, &mut table);
                 }
             }
             if effects.replaced {
-                super::compare::fire_differences(&mut table, &self.shared.reader(), self.replica.state());
+                fire_differences(&mut table, shared.reader(), self.replica.state());
             }
             table.fire(&effects.changes);
             self.replica.publish();
@@ -266,15 +268,14 @@ impl Driver {
     }
 
     fn answer(&mut self, call: Call, answer: Answer) {
-        if let Call::Session { password, .. } = &call
+        if let Some(password) = call.password()
             && let Answer::Session { id, attachment, timeout_ms, certain_until } = answer
         {
-            let session =
-                SessionShared::new(id, *password, attachment, timeout_ms, certain_until);
+            let session = SessionShared::new(id, password, attachment, timeout_ms, certain_until);
             if let Some(before) = self.sessions.insert(id, session.clone()) {
                 before.set(SessionEvent::Moved, &self.shared.watches.lock());
             }
-            return call.give_session(session);
+            return call.give(Value::Session(session));
         }
         call.answer(answer);
     }

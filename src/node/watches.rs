@@ -264,8 +264,17 @@ impl WatchTable {
         }
     }
 
+    /// Tells everybody concerned of one change, and of nothing that follows from it.
+    pub(crate) fn fire_alone(&mut self, change: &Change) {
+        let mut told = Vec::new();
+        self.fire_at(change.path.as_str(), change, change.kind, &mut told);
+        if self.recursive > 0 && change.kind != EventKind::NodeChildrenChanged {
+            self.fire_above(change, &mut told);
+        }
+    }
+
     /// Tells the watchers of `parent` that its list of children has changed.
-    pub(crate) fn fire_children_changed(&mut self, parent: &str, zxid: Zxid) {
+    fn fire_children_changed(&mut self, parent: &str, zxid: Zxid) {
         if let Some((path, _)) = self.paths.get_key_value(parent) {
             let path = ZnodePath::from_shared(path.clone());
             let kind = EventKind::NodeChildrenChanged;

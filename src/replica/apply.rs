@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{Answer, Failure, Replica, SessionEvent};
 use crate::error::Error;
 use crate::ids::SessionId;
-use crate::op::{Applied, Op, OpResult, Request};
+use crate::op::{Applied, Op, OpResult, Password, Request};
 use crate::proto;
 use crate::storage::{EntryKind, LogEntry};
 
@@ -51,11 +51,13 @@ impl Replica {
     /// Tells whoever at this node has to do with a request what came of it.
     fn settle(&mut self, request: Request, applied: Applied) {
         match request.op {
-            Op::OpenSession { password, .. } => self.settle_opening(password, 0, applied),
-            Op::AttachSession { password, nonce, .. } => {
-                let id = request.session;
-                self.settle_opening(password, nonce, applied);
-                self.notice_session(id);
+            Op::OpenSession { password, owner, .. } | Op::AttachSession { password, owner, .. } => {
+                if owner == self.options.id {
+                    self.settle_opening(&password, &applied);
+                }
+                if let Applied::Now { outcome: Ok(OpResult::Session { id, .. }), .. } = applied {
+                    self.notice_session(id);
+                }
             }
             Op::ExpireSession { session } => self.notice_session(session),
             op => {
@@ -97,16 +99,13 @@ impl Replica {
         }
     }
 
-    fn settle_opening(&mut self, password: crate::op::Password, nonce: u64, applied: Applied) {
+    fn settle_opening(&mut self, password: &Password, applied: &Applied) {
         let outcome = match applied {
-            Applied::Now { outcome, .. } | Applied::Before(Some((_, outcome))) => outcome,
-            Applied::Refused(error) => Err(error),
+            Applied::Now { outcome, .. } | Applied::Before(Some((_, outcome))) => outcome.clone(),
+            Applied::Refused(error) => Err(error.clone()),
             Applied::Before(None) | Applied::Gap { .. } => return,
         };
-        if let Ok(OpResult::Session { id, .. }) = outcome {
-            self.track_session(id);
-        }
-        let Some(opening) = self.origin.take_opening(password, nonce) else {
+        let Some(opening) = self.origin.take_opening(password) else {
             return;
         };
         match outcome {
@@ -161,6 +160,7 @@ impl Replica {
                 let Some((zxid, outcome)) = self.state.kept(id, sequence) else {
                     break;
                 };
+
                 let settled = session.answer(sequence, zxid, outcome, now);
                 let (answer, reads) = settled.expect("it is the oldest");
                 self.effects.answers.push(answer);

@@ -57,7 +57,7 @@ impl Replica {
         let sessions = self
             .state
             .sessions()
-            .map(|session| (session.id, Duration::from_millis(session.timeout_ms.into())));
+            .map(|(id, session)| (id, Duration::from_millis(session.timeout_ms.into())));
         self.leadership.tracker.restart(sessions, now);
     }
 

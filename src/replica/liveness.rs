@@ -86,11 +86,7 @@ impl Replica {
     /// Lets the reads go whose barrier is confirmed and applied.
     pub(super) fn pass_barriers(&mut self) {
         for waiter in self.barriers.take_applied(self.applied_index) {
-            let Some(read) = waiter.read else {
-                self.answer(waiter.ticket, Answer::Barrier);
-                continue;
-            };
-            let read = super::DeferredRead { ticket: waiter.ticket, read };
+            let read = super::DeferredRead { ticket: waiter.ticket, read: waiter.read };
             let session = waiter.session;
             match self.origin.session_mut(session).map(|local| local.defer(read)) {
                 // It waits for its session's own writes, which it must see.

@@ -28,7 +28,7 @@ use bytes::Bytes;
 pub(crate) use message::PeerMessage;
 pub(crate) use transfer::{CHUNK_BYTES, SnapshotRead, SnapshotStage};
 
-use barriers::{LeaderBarriers, OriginBarriers, Waiter};
+use barriers::{OriginBarriers, Waiter};
 use leader::Leadership;
 use origin::{DeferredRead, Origin};
 
@@ -338,7 +338,7 @@ impl Replica {
             } => {
                 let owner = self.options.id;
                 let op = Op::OpenSession { password, timeout_ms, owner };
-                self.open(ticket, SessionId::NONE, password, 0, op);
+                self.open(ticket, SessionId::NONE, password, op);
             }
             Input::Attach {
                 ticket,
@@ -349,7 +349,7 @@ impl Replica {
             } => {
                 let owner = self.options.id;
                 let op = Op::AttachSession { password, timeout_ms, owner, nonce };
-                self.open(ticket, session, password, nonce, op);
+                self.open(ticket, session, password, op);
             }
             Input::Write {
                 ticket,
@@ -362,7 +362,7 @@ impl Replica {
                 session,
                 attachment,
                 read,
-            } => self.read(session, attachment, DeferredRead { ticket, read }),
+            } => self.read(session, attachment, DeferredRead { ticket, read: Some(read) }),
             Input::Barrier {
                 ticket,
                 session,
@@ -490,7 +490,7 @@ impl Replica {
 
     // ---- Requests of this node's clients ------------------------------------------------------
 
-    fn open(&mut self, ticket: Ticket, session: SessionId, password: Password, nonce: u64, op: Op) {
+    fn open(&mut self, ticket: Ticket, session: SessionId, password: Password, op: Op) {
         if self.origin.len() >= self.options.sessions_max {
             let full = Error::Overloaded {
                 queue: "sessions of this node",
@@ -504,7 +504,10 @@ impl Replica {
             ..Default::default()
         };
         let now = self.now.monotonic;
-        self.origin.open(password, nonce, ticket, request, now);
+        if let Some(before) = self.origin.open(password, ticket, request, now) {
+            let error = Error::SessionMoved { session };
+            self.answer(before, Answer::Failed(error));
+        }
     }
 
     fn write(&mut self, ticket: Ticket, session: SessionId, attachment: u32, op: Bytes) {
@@ -547,9 +550,14 @@ impl Replica {
     }
 
     fn answer_read(&mut self, session: SessionId, read: DeferredRead) {
-        let zxid = self.state.zxid();
-        let result = self.state.read(session, &read.read);
-        self.answer(read.ticket, Answer::Read { zxid, result });
+        let answer = match read.read {
+            None => Answer::Barrier,
+            Some(op) => Answer::Read {
+                zxid: self.state.zxid(),
+                result: self.state.read(session, &op),
+            },
+        };
+        self.answer(read.ticket, answer);
     }
 
     fn answer_proposal(

@@ -15,11 +15,11 @@ use crate::ids::{SessionId, Zxid};
 use crate::op::{Outcome, Password, ReadOp};
 use crate::proto::records::RequestRecord;
 
-/// A read that waits for its session's earlier writes.
+/// A read (or a `sync`, which reads nothing) that waits for its session's earlier writes.
 #[derive(Debug)]
 pub(super) struct DeferredRead {
     pub ticket: Ticket,
-    pub read: ReadOp,
+    pub read: Option<ReadOp>,
 }
 
 /// A write that isn't answered yet.
@@ -66,14 +66,12 @@ pub(super) fn certain_span(timeout: Duration) -> Duration {
     timeout - timeout / 16
 }
 
-/// What names an opening until it has a session: its password, and for an attach its nonce.
-type OpeningKey = (Password, u64);
-
 /// The sessions attached to this node, and those on their way to be.
 #[derive(Debug, Default)]
 pub(super) struct Origin {
     sessions: BTreeMap<SessionId, LocalSession>,
-    openings: BTreeMap<OpeningKey, Opening>,
+    /// By password: each session has its own.
+    openings: BTreeMap<Password, Opening>,
     /// Sessions with writes that are not sent yet, in the order in which they came.
     unsent: VecDeque<SessionId>,
     unsent_set: BTreeSet<SessionId>,
@@ -121,28 +119,28 @@ impl Origin {
         self.sessions.values().map(|session| session.timeout).min()
     }
 
-    /// Asks for a session; `request` holds the operation.
+    /// Asks for a session; `request` holds the operation. Returns who asked for the same one before.
     pub(super) fn open(
         &mut self,
         password: Password,
-        nonce: u64,
         ticket: Ticket,
         request: RequestRecord,
         now: Duration,
-    ) {
+    ) -> Option<Ticket> {
         let opening = Opening {
             ticket,
             asked_at: now,
             request,
             sent_at: None,
         };
-        self.openings.insert((password, nonce), opening);
         self.openings_unsent = true;
+        let before = self.openings.insert(password, opening)?;
+        Some(before.ticket)
     }
 
-    /// The log has opened (or refused) what was asked for under this name.
-    pub(super) fn take_opening(&mut self, password: Password, nonce: u64) -> Option<Opening> {
-        self.openings.remove(&(password, nonce))
+    /// The log has opened (or refused) what was asked for with this password.
+    pub(super) fn take_opening(&mut self, password: &Password) -> Option<Opening> {
+        self.openings.remove(password)
     }
 
     /// A session is attached here from now on. Returns what an earlier attachment had pending: those
@@ -427,7 +425,7 @@ mod tests {
         let mut origin = origin();
         let read = |ticket| DeferredRead {
             ticket: Ticket(ticket),
-            read: ReadOp::Exists { path: "/a".into() },
+            read: None,
         };
         assert!(origin.attached(SESSION, 1).unwrap().defer(read(9)).is_err());
         push(&mut origin, 1);

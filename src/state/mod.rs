@@ -122,6 +122,11 @@ impl State {
         Source::read(self, session, read)
     }
 
+    /// The znode at a path with all writes so far.
+    pub(crate) fn znode(&self, path: &str) -> Option<Arc<tree::Znode>> {
+        self.znodes.tree.get(path)
+    }
+
     /// The stat of a znode with all writes so far.
     pub(crate) fn stat(&self, path: &str) -> Option<Stat> {
         self.znodes.tree.get(path).map(|znode| znode.stat())

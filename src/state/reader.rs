@@ -63,6 +63,11 @@ impl Reader {
         self.cell.load().tree.zxid()
     }
 
+    /// The znode at a path, whoever may read it.
+    pub(crate) fn znode(&self, path: &str) -> Option<Arc<Znode>> {
+        self.cell.load().tree.get(path)
+    }
+
     /// What is known of a session; `None` when there is none of this id.
     pub(crate) fn session(&self, id: SessionId) -> Option<PublishedSession> {
         let published = self.cell.load();

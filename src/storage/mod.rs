@@ -5,11 +5,55 @@
 //! rules. The one promise that everything rests on: what [`Storage::append`] returned `Ok` for is
 //! there after a power loss.
 
+//!
+//! The built-in stores on disk share their layers: a record is the unit of
+//! atomicity; the journal keeps the contract over a medium (segment files, or sled); snapshots are
+//! files; the fence beside them witnesses what was acknowledged.
+
+mod contract;
+mod memory;
+
+#[cfg(any(feature = "log", feature = "sled"))]
+mod codec;
+#[cfg(any(feature = "log", feature = "sled"))]
+mod fence;
+#[cfg(any(feature = "testing", test))]
+pub mod files;
+#[cfg(all(
+    any(feature = "log", feature = "sled"),
+    not(any(feature = "testing", test))
+))]
+#[allow(
+    unreachable_pub,
+    reason = "public where a simulator may bring its own files"
+)]
+mod files;
+#[cfg(any(feature = "log", feature = "sled"))]
+mod index;
+#[cfg(any(feature = "log", feature = "sled"))]
+mod journal;
+#[cfg(feature = "log")]
+mod log;
+#[cfg(any(feature = "log", feature = "sled"))]
+mod record;
+#[cfg(feature = "sled")]
+mod sled;
+#[cfg(any(feature = "log", feature = "sled"))]
+mod snapshot_file;
+#[cfg(any(feature = "log", feature = "sled"))]
+mod system_files;
+
 use std::fmt;
 
 use bytes::Bytes;
 
 use crate::{ClusterId, NodeId};
+
+#[cfg(feature = "log")]
+pub use log::{Log, LogOptions};
+pub use memory::Memory;
+#[cfg(feature = "sled")]
+pub use sled::{Sled, SledOptions};
 
 /// What an entry of the log carries. The store keeps the number and does not look inside.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -93,6 +137,30 @@ pub struct Recovered {
     pub first_index: u64,
     /// The index of the last entry held; `first_index - 1` when there is none.
     pub last_index: u64,
+}
+
+impl Recovered {
+    /// Whether what was recovered is `expected`'s, or nobody's yet. `label` names it in the error:
+    /// its path.
+    ///
+    /// # Errors
+    /// [`StorageError::WrongIdentity`] where it is another node's or another cluster's.
+    pub fn check_identity(&self, label: &str, expected: Identity) -> Result<(), StorageError> {
+        match self.identity {
+            Some(found) if found != expected => Err(wrong_identity(label, expected, found)),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn wrong_identity(label: &str, expected: Identity, found: Identity) -> StorageError {
+    StorageError::WrongIdentity {
+        path: label.to_owned(),
+        expected_node: expected.node,
+        expected_cluster: expected.cluster,
+        found_node: found.node,
+        found_cluster: found.cluster,
+    }
 }
 
 /// Entries and hard state that become durable together.

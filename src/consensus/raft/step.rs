@@ -105,23 +105,25 @@ impl RaftCore {
         Ok(Admission::Step)
     }
 
-    /// Requests for votes leave when all before them is durable, so an answer that comes earlier
-    /// answers nothing.
+    /// Requests for votes leave when all before them is durable, so a grant that comes earlier answers
+    /// nothing; raft-rs asserts on what it wins by that the log is durable. A pre-vote names no term of
+    /// this node's, so an earlier round's answer may come late; a vote does.
     fn admit_vote(&self, from: NodeId, message: &Message) -> Result<Admission, StepError> {
-        let asked = match message.get_msg_type() {
-            MessageType::MsgRequestVoteResponse => {
-                message.term == self.node.raft.term
-                    && self.term_is_durable()
-                    && self.log_is_durable()
-            }
-            _ => self.log_is_durable(),
-        };
-        if !message.reject && !asked {
-            return Err(inspect::malformed(
-                from,
-                "it grants a vote that it wasn't asked for",
-            ));
+        let raft = &self.node.raft;
+        if message.reject {
+            return Ok(Admission::Step);
         }
-        Ok(Admission::Step)
+        match (message.get_msg_type(), raft.state) {
+            (MessageType::MsgRequestPreVoteResponse, StateRole::PreCandidate) if !self.log_is_durable() => {
+                Ok(Admission::Drop)
+            }
+            (MessageType::MsgRequestVoteResponse, StateRole::Candidate)
+                if message.term > raft.term || !self.term_is_durable() || !self.log_is_durable() =>
+            {
+                Err(inspect::malformed(from, "it grants a vote that it wasn't asked for"))
+            }
+            // Else it is asked for, or comes late and raft-rs ignores it.
+            _ => Ok(Admission::Step),
+        }
     }
 }

@@ -51,6 +51,8 @@ struct Write {
     number: u64,
     install: Option<SnapshotMeta>,
     batch: WriteBatch,
+    /// The terms of the entries before those of `batch`.
+    previous_terms: Vec<u64>,
 }
 
 /// One node: its core lives and dies, its store stays.
@@ -64,6 +66,26 @@ pub(super) struct Node {
     pub(super) barriers: Vec<(u64, u64)>,
     /// Whether writes wait until they are asked for.
     pub(super) slow_disk: bool,
+    /// The term of every entry of the log, written or given out to be: index to term.
+    pub(super) log_terms: BTreeMap<u64, u64>,
+}
+
+impl Node {
+    /// What is left after a crash.
+    fn read_log_terms(&mut self) {
+        let (first, last) = self.store.bounds();
+        let read = |index| (index, self.store.term(index).unwrap());
+        self.log_terms = (first - 1..=last).map(read).collect();
+    }
+}
+
+/// What the cores gave out, for whoever checks it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Event {
+    /// Durable; with the term of the entry before it.
+    Write { entry: LogEntry, previous_term: u64 },
+    Committed(LogEntry),
+    Install(SnapshotMeta),
 }
 
 pub(super) struct Cluster {
@@ -72,6 +94,10 @@ pub(super) struct Cluster {
     /// Which way messages are lost: (from, to).
     pub(super) cut: Vec<(u64, u64)>,
     pub(super) trace: String,
+    /// Whether `trace` is written.
+    pub(super) traces: bool,
+    /// What happened on which node, in order; emptied by whoever checks it.
+    pub(super) events: Vec<(u64, Event)>,
     pub(super) options: RaftOptions,
     configuration: Configuration,
 }
@@ -85,6 +111,8 @@ impl Cluster {
             wire: VecDeque::new(),
             cut: Vec::new(),
             trace: String::new(),
+            traces: true,
+            events: Vec::new(),
             options,
             configuration,
         };
@@ -109,6 +137,7 @@ impl Cluster {
             applied_index: 1,
             barriers: Vec::new(),
             slow_disk: false,
+            log_terms: BTreeMap::new(),
         };
         self.nodes.insert(id, node);
         self.restart(id).unwrap();
@@ -143,6 +172,7 @@ impl Cluster {
             .snapshot
             .map_or(0, |snapshot| snapshot.index);
         node.applied.clear();
+        node.read_log_terms();
         node.core = Some(core);
         self.pump(id);
         Ok(())
@@ -157,12 +187,34 @@ impl Cluster {
 
     fn pump(&mut self, id: u64) {
         while let Some(ready) = self.core(id).ready() {
-            let _ = writeln!(self.trace, "{}", describe::ready(id, &ready));
-            self.carry_out(id, ready);
+            if self.traces {
+                let _ = writeln!(self.trace, "{}", describe::ready(id, &ready));
+            }
+            let previous_terms = self.record(id, &ready);
+            self.carry_out(id, ready, previous_terms);
         }
     }
 
-    fn carry_out(&mut self, id: u64, ready: Ready) {
+    /// Follows the log that the core works on; gives the terms of the entries before those written.
+    fn record(&mut self, id: u64, ready: &Ready) -> Vec<u64> {
+        let log_terms = &mut self.nodes.get_mut(&id).unwrap().log_terms;
+        if let Some(meta) = &ready.install {
+            *log_terms = BTreeMap::from([(meta.index, meta.term)]);
+            self.events.push((id, Event::Install(meta.clone())));
+        }
+        let mut previous_terms = Vec::new();
+        for entry in &ready.write.entries {
+            log_terms.split_off(&entry.index);
+            previous_terms.push(log_terms[&(entry.index - 1)]);
+            log_terms.insert(entry.index, entry.term);
+        }
+        let committed = ready.committed.iter().cloned();
+        self.events
+            .extend(committed.map(|entry| (id, Event::Committed(entry))));
+        previous_terms
+    }
+
+    fn carry_out(&mut self, id: u64, ready: Ready, previous_terms: Vec<u64>) {
         for (to, bytes) in ready.messages {
             self.wire.push_back(Packet {
                 from: id,
@@ -185,6 +237,7 @@ impl Cluster {
             number: ready.number,
             install: ready.install,
             batch: ready.write,
+            previous_terms,
         });
         for entry in ready.committed {
             assert_eq!(
@@ -207,18 +260,28 @@ impl Cluster {
         }
     }
 
-    /// Carries out the oldest write of node `id`; false where there is none.
+    /// Carries out the oldest write of node `id`, and the empty ones before it; false where there is
+    /// none.
     pub(super) fn persist(&mut self, id: u64) -> bool {
         let node = self.node(id);
-        let Some(write) = node.writes.pop_front() else {
+        let Some(mut write) = node.writes.pop_front() else {
             return false;
         };
+        while write.install.is_none() && write.batch.is_empty() {
+            match node.writes.pop_front() {
+                Some(next) => write = next,
+                None => break,
+            }
+        }
         if let Some(meta) = &write.install {
             node.store.publish(meta);
             node.applied.clear();
             node.applied_index = meta.index;
         }
         node.store.append(&write.batch).unwrap();
+        for (entry, previous_term) in write.batch.entries.into_iter().zip(write.previous_terms) {
+            self.events.push((id, Event::Write { entry, previous_term }));
+        }
         self.with_core(id, |core| core.persisted(write.number));
         true
     }

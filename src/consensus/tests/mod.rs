@@ -2,5 +2,7 @@
 
 mod cluster;
 mod describe;
+mod hostile;
 mod memory_store;
+mod safety;
 mod script;

@@ -2,7 +2,7 @@
 //!
 //! A file in `testdata` holds blocks: commands, a line `----`, and what came of them. Run the tests with
 //! `QUORATE_REWRITE=1` to write the answers anew, read the difference, and commit only what you
-//! understand.
+//! understand. A command after `quiet` is carried out without a trace.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -81,10 +81,14 @@ struct Script {
 
 impl Script {
     fn command(&mut self, line: &str) -> String {
-        let words: Vec<&str> = line.split_whitespace().collect();
+        let mut words: Vec<&str> = line.split_whitespace().collect();
         if words[0] == "cluster" {
             self.cluster = Some(new_cluster(&words[1..]));
             return String::new();
+        }
+        let quiet = words[0] == "quiet";
+        if quiet {
+            words.remove(0);
         }
         let kept = &mut self.kept;
         let cluster = self
@@ -94,13 +98,24 @@ impl Script {
         cluster.trace.clear();
         let outcome = control(cluster, kept, &words).unwrap_or_else(|| call(cluster, &words));
         let mut answer = std::mem::take(&mut cluster.trace);
+        if quiet {
+            answer.clear();
+        }
         answer.push_str(&outcome);
         answer
     }
 }
 
-/// `cluster 1 2 3 learners 4`
+/// `cluster 1 2 3 learners 4 append-bytes 1`
 fn new_cluster(words: &[&str]) -> Cluster {
+    let mut options = RaftOptions::default();
+    let (words, bytes) = match words.iter().position(|&word| word == "append-bytes") {
+        Some(at) => (&words[..at], words.get(at + 1)),
+        None => (words, None),
+    };
+    if let Some(bytes) = bytes {
+        options.append_bytes_max = number(bytes);
+    }
     let ids = |words: &[&str]| words.iter().map(|word| number(word)).collect::<Vec<u64>>();
     let (of_voters, of_learners) = match words.iter().position(|&word| word == "learners") {
         Some(at) => (ids(&words[..at]), ids(&words[at + 1..])),
@@ -108,7 +123,7 @@ fn new_cluster(words: &[&str]) -> Cluster {
     };
     let mut configuration = voters(&of_voters);
     configuration.learners = of_learners.into_iter().map(node_id).collect();
-    Cluster::new(configuration, RaftOptions::default())
+    Cluster::new(configuration, options)
 }
 
 fn number(word: &str) -> u64 {
@@ -125,6 +140,7 @@ fn control(
     let id = words.get(1).and_then(|word| word.parse().ok()).unwrap_or(0);
     match words[0] {
         "stabilize" => cluster.stabilize(),
+        "elect" => elect(cluster, id),
         "persist" => assert!(cluster.persist(id), "node {id} has nothing to write"),
         "slow-disk" => cluster.node(id).slow_disk = true,
         "fast-disk" => cluster.node(id).slow_disk = false,
@@ -160,7 +176,12 @@ fn control(
         "join" => cluster.join(id),
         "forget" => cluster.node(id).store.forget_after(number(words[2])),
         "compact" => cluster.snapshot_and_compact(id),
-        "log" => return Some(describe::entries(&cluster.node(id).store.log()) + "\n"),
+        "log" => {
+            return Some(format!(
+                "log: {}\n",
+                describe::entries(&cluster.node(id).store.log())
+            ));
+        }
         "status" => return Some(status(cluster)),
         _ => return None,
     }
@@ -228,6 +249,26 @@ fn deliver(cluster: &mut Cluster, to: u64, from: Option<u64>) -> String {
     })
 }
 
+/// Whoever can hear node `id` gives up its leader, and `id` is elected.
+fn elect(cluster: &mut Cluster, id: u64) {
+    let others: Vec<u64> = cluster
+        .nodes
+        .keys()
+        .copied()
+        .filter(|&other| other != id)
+        .collect();
+    for other in others {
+        if cluster.is_up(other) && !cluster.cut.contains(&(id, other)) {
+            for _ in 0..20 {
+                cluster.with_core(other, |core| core.tick());
+            }
+            cluster.wire.retain(|packet| packet.from != other);
+        }
+    }
+    cluster.with_core(id, |core| core.campaign());
+    cluster.stabilize();
+}
+
 /// `partition 1 2 | 3`
 fn partition(cluster: &mut Cluster, words: &[&str]) {
     let sides: Vec<Vec<u64>> = words
@@ -276,5 +317,22 @@ macro_rules! scripts {
 }
 
 scripts! {
+    amnesia,
+    barrier,
+    barrier_needs_commit,
+    change_refused,
+    commit_needs_durable_quorum,
+    conflict_truncation,
     election,
+    figure8,
+    joint_change,
+    learner,
+    pipelined_durability,
+    prevote,
+    remove_leader,
+    restart,
+    snapshot_catch_up,
+    snapshot_too_old,
+    sole_voter,
+    transfer,
 }

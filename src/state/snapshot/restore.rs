@@ -84,6 +84,11 @@ impl RestoredState {
         self.zxid
     }
 
+    /// The settings that it carries.
+    pub(crate) fn settings(&self) -> &Settings {
+        &self.znodes.settings
+    }
+
     /// A state machine of its own.
     pub(crate) fn into_state(self) -> State {
         State::from_parts(self.zxid, self.time_ms, self.sessions, self.znodes)

@@ -1,0 +1,103 @@
+//! How a session begins: opened, or attached where it was opened elsewhere.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::pending::Convert;
+use super::{Pending, Session};
+use crate::error::Error;
+use crate::ids::SessionId;
+use crate::node::{Call, Command, Node, Value};
+use crate::op::Password;
+
+/// What it takes to attach a session on another node: its id, and a password of 16 random bytes.
+/// Whoever has them has the session.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Credentials {
+    /// The session.
+    pub session: SessionId,
+    /// Its secret.
+    pub password: [u8; 16],
+}
+
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The password is not for logs.
+        f.debug_struct("Credentials").field("session", &self.session).finish_non_exhaustive()
+    }
+}
+
+/// Asks a node for a session.
+#[derive(Debug)]
+#[must_use = "nothing happens before `open` or `attach`"]
+pub struct SessionBuilder<'a> {
+    node: &'a Node,
+    timeout: Duration,
+}
+
+impl Node {
+    /// Asks for a session on this node.
+    pub fn session(&self) -> SessionBuilder<'_> {
+        SessionBuilder { node: self, timeout: Duration::from_secs(10) }
+    }
+}
+
+impl SessionBuilder<'_> {
+    /// How long the session outlives the silence of its node: 10 s by default, clamped to the
+    /// cluster's limits.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    fn timeout_ms(&self) -> u32 {
+        u32::try_from(self.timeout.as_millis()).unwrap_or(u32::MAX)
+    }
+
+    /// Opens a session, through the log. Waits for a leader as long as it takes.
+    ///
+    /// # Errors
+    /// [`Error::Overloaded`], [`Error::Stopped`].
+    pub fn open(self) -> Pending<Session> {
+        let mut password: Password = [0; 16];
+        if let Err(error) = getrandom::fill(&mut password) {
+            return Pending::ready(Err(no_randomness(error)));
+        }
+        let (call, answer) = Call::session(password);
+        let timeout_ms = self.timeout_ms();
+        self.node.shared().command(Command::Open { password, timeout_ms, call });
+        self.pending(answer)
+    }
+
+    /// Takes over a session that was opened on any node. Its old handle hears that it has moved; the
+    /// writes that it had not been answered either happened before or won't.
+    ///
+    /// # Errors
+    /// [`Error::WrongPassword`], [`Error::SessionExpired`], [`Error::Overloaded`], [`Error::Stopped`].
+    pub fn attach(self, credentials: &Credentials) -> Pending<Session> {
+        let (session, password) = (credentials.session, credentials.password);
+        let nonce = match getrandom::u64() {
+            Ok(nonce) => nonce,
+            Err(error) => return Pending::ready(Err(no_randomness(error))),
+        };
+        let (call, answer) = Call::session(password);
+        let timeout_ms = self.timeout_ms();
+        let command = Command::Attach { session, password, timeout_ms, nonce, call };
+        self.node.shared().command(command);
+        self.pending(answer)
+    }
+
+    fn pending(
+        &self,
+        answer: oneshot::Receiver<crate::Result<Value>>,
+    ) -> Pending<Session> {
+        let node = Arc::clone(self.node.shared());
+        let convert = move |shared| Session::new(Arc::clone(&node), shared);
+        Pending::waiting(answer, Convert::Session(Box::new(convert)))
+    }
+}
+
+fn no_randomness(error: getrandom::Error) -> Error {
+    Error::System { reason: format!("the operating system gives no random bytes: {error}") }
+}

@@ -1,0 +1,483 @@
+//! From a host's wishes to a running node.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use crossbeam_channel::{Sender, bounded, unbounded};
+use parking_lot::Mutex;
+use sha1::{Digest as _, Sha1};
+
+use super::driver::{Driver, Queues};
+use super::shared::NodeShared;
+use super::workers::{self, Reports};
+use super::{Node, Waker, run};
+use crate::clock::{Clock, SystemClock};
+use crate::consensus::{Consensus, RaftCore, RaftOptions};
+use crate::ids::{ClusterId, NodeId};
+use crate::replica::{Replica, ReplicaOptions};
+use crate::state::{Restore, RestoredState, Settings, State};
+use crate::storage::{
+    self, Configuration, Identity, SnapshotMeta, Storage, StorageError,
+};
+use crate::transport::{self, Inbox, Message, Transport, TransportError};
+
+/// Why a node could not be started.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// An option makes no sense.
+    #[error("cannot start: {reason}")]
+    Option {
+        /// Which, and why.
+        reason: String,
+    },
+    /// The storage can't be opened, or is another node's, or has lost what it acknowledged.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// The transport can't be started.
+    #[error(transparent)]
+    Transport(#[from] TransportError),
+}
+
+type MakeCore =
+    dyn FnOnce(NodeId, Arc<dyn Storage>) -> std::result::Result<Box<dyn Consensus>, StorageError>;
+
+/// Makes a [`Node`]. Every option has a default; a node without peers is a cluster of one.
+pub struct NodeBuilder {
+    id: u64,
+    cluster: String,
+    voters: Vec<u64>,
+    storage: Option<Arc<dyn Storage>>,
+    data_dir: Option<PathBuf>,
+    transport: Option<Arc<dyn Transport>>,
+    clock: Option<Arc<dyn Clock>>,
+    core: Option<Box<MakeCore>>,
+    seed: Option<u64>,
+    tick: Duration,
+    election_ticks: usize,
+    settings: Settings,
+    requests_max: usize,
+    session_writes_max: usize,
+    snapshot_log_bytes: u64,
+    log_entries_kept: u64,
+    reap_interval: Duration,
+}
+
+impl fmt::Debug for NodeBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NodeBuilder")
+            .field("id", &self.id)
+            .field("cluster", &self.cluster)
+            .field("voters", &self.voters)
+            .finish_non_exhaustive()
+    }
+}
+
+impl NodeBuilder {
+    pub(super) fn new(id: u64) -> NodeBuilder {
+        NodeBuilder {
+            id,
+            cluster: "quorate".to_string(),
+            voters: vec![id],
+            storage: None,
+            data_dir: None,
+            transport: None,
+            clock: None,
+            core: None,
+            seed: None,
+            tick: Duration::from_millis(10),
+            election_ticks: 20,
+            settings: Settings::default(),
+            requests_max: 16_384,
+            session_writes_max: 4_096,
+            snapshot_log_bytes: 64 * 1024 * 1024,
+            log_entries_kept: 1_024,
+            reap_interval: Duration::from_secs(60),
+        }
+    }
+
+    /// The cluster's name. With the list of voters it makes the cluster's id: a node or a disk of
+    /// another name or another first list of voters is refused.
+    pub fn cluster(mut self, name: impl Into<String>) -> NodeBuilder {
+        self.cluster = name.into();
+        self
+    }
+
+    /// The voters that the cluster begins with, the same on every node. Who takes part later is in
+    /// the log; this list stays what it was.
+    pub fn voters(mut self, ids: impl IntoIterator<Item = u64>) -> NodeBuilder {
+        self.voters = ids.into_iter().collect();
+        self
+    }
+
+    /// Where the node keeps its log and its snapshots: one of [`crate::storage`]'s, or the host's own.
+    /// Without it and without a directory the node keeps them in memory, and must not be started
+    /// again under its id.
+    pub fn storage(mut self, storage: impl Storage + 'static) -> NodeBuilder {
+        self.storage = Some(Arc::new(storage));
+        self
+    }
+
+    /// Keeps log and snapshots in the default store, [`storage::Log`], in this directory.
+    #[cfg(feature = "log")]
+    pub fn data_dir(mut self, dir: impl Into<PathBuf>) -> NodeBuilder {
+        self.data_dir = Some(dir.into());
+        self
+    }
+
+    /// How the node reaches the others: one of [`crate::transport`]'s, or the host's own.
+    pub fn transport(mut self, transport: impl Transport + 'static) -> NodeBuilder {
+        self.transport = Some(Arc::new(transport));
+        self
+    }
+
+    /// Where the node reads the time.
+    pub fn clock(mut self, clock: impl Clock + 'static) -> NodeBuilder {
+        self.clock = Some(Arc::new(clock));
+        self
+    }
+
+    /// Another consensus core than Raft: made from the node's id and its storage, which holds the
+    /// cluster's first snapshot by then.
+    pub fn consensus(
+        mut self,
+        core: impl FnOnce(
+            NodeId,
+            Arc<dyn Storage>,
+        ) -> std::result::Result<Box<dyn Consensus>, StorageError>
+        + 'static,
+    ) -> NodeBuilder {
+        self.core = Some(Box::new(core));
+        self
+    }
+
+    /// What the node's random choices (its election timeouts) are drawn from. By default from the
+    /// operating system.
+    pub fn seed(mut self, seed: u64) -> NodeBuilder {
+        self.seed = Some(seed);
+        self
+    }
+
+    /// The unit of the node's time: 10 ms by default. A leader is heard of every 5 ticks.
+    pub fn tick(mut self, tick: Duration) -> NodeBuilder {
+        self.tick = tick;
+        self
+    }
+
+    /// How many ticks without a leader lead to an election: 20 by default, up to twice as many by
+    /// lot.
+    pub fn election_ticks(mut self, ticks: usize) -> NodeBuilder {
+        self.election_ticks = ticks;
+        self
+    }
+
+    /// The shortest and the longest timeout that a session may have; what is asked for is clamped.
+    /// 4 s to 40 s by default, as in ZooKeeper. Fixed when the cluster begins.
+    pub fn session_timeouts(mut self, min: Duration, max: Duration) -> NodeBuilder {
+        let ms = |duration: Duration| u32::try_from(duration.as_millis()).unwrap_or(u32::MAX);
+        self.settings.session_timeout_min_ms = ms(min);
+        self.settings.session_timeout_max_ms = ms(max);
+        self
+    }
+
+    /// The most data that a znode may have, in bytes: 1 MiB by default. Fixed when the cluster begins.
+    pub fn data_bytes_max(mut self, bytes: u32) -> NodeBuilder {
+        self.settings.data_bytes_max = bytes;
+        self
+    }
+
+    /// Refuses what would exceed a hard quota (ZooKeeper's `enforceQuota`). Fixed when the cluster
+    /// begins.
+    pub fn enforce_quotas(mut self) -> NodeBuilder {
+        self.settings.enforce_quota = true;
+        self
+    }
+
+    /// Further schemes that ACLs may name, besides ZooKeeper's. Fixed when the cluster begins.
+    pub fn auth_schemes(
+        mut self,
+        schemes: impl IntoIterator<Item = impl Into<String>>,
+    ) -> NodeBuilder {
+        self.settings.auth_schemes = schemes.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// How many calls may wait for the node's loop: 16,384 by default. One more is answered
+    /// [`crate::Error::Overloaded`].
+    pub fn requests_max(mut self, requests: usize) -> NodeBuilder {
+        self.requests_max = requests;
+        self
+    }
+
+    /// How many writes one session may have unanswered: 4,096 by default. One more is answered
+    /// [`crate::Error::Overloaded`].
+    pub fn session_writes_max(mut self, writes: usize) -> NodeBuilder {
+        self.session_writes_max = writes;
+        self
+    }
+
+    /// After how many bytes of log a snapshot is taken: 64 MiB by default.
+    pub fn snapshot_log_bytes(mut self, bytes: u64) -> NodeBuilder {
+        self.snapshot_log_bytes = bytes;
+        self
+    }
+
+    /// How many log entries before a snapshot are kept, so that a follower that is a little behind
+    /// needs no snapshot: 1,024 by default.
+    pub fn log_entries_kept(mut self, entries: u64) -> NodeBuilder {
+        self.log_entries_kept = entries;
+        self
+    }
+
+    /// How often the leader looks for containers and TTL znodes that are due: every 60 s by default,
+    /// as in ZooKeeper.
+    pub fn reap_interval(mut self, interval: Duration) -> NodeBuilder {
+        self.reap_interval = interval;
+        self
+    }
+
+    /// Opens the storage, or begins a new cluster where it is empty, and starts the node.
+    ///
+    /// # Errors
+    /// See [`StartError`].
+    pub fn start(mut self) -> std::result::Result<Node, StartError> {
+        let id = NodeId::new(self.id).ok_or_else(|| invalid("0 is no node's id"))?;
+        let voters = self.checked_voters(id)?;
+        let storage = self.open_storage()?;
+        let (meta, restored, cluster) = self.load(id, voters, &*storage)?;
+        let clock = self.clock.take().unwrap_or_else(|| Arc::new(SystemClock::new()));
+        let transport = self.take_transport(id)?;
+
+        let core = match self.core.take() {
+            Some(make) => make(id, storage.clone())?,
+            None => Box::new(RaftCore::new(id, storage.clone(), self.raft_options()?)?),
+        };
+        let state = restored.into_state();
+        let reader = state.reader();
+        let mut replica = Replica::new(self.replica_options(id)?, core, state, &meta, clock.now());
+        replica.publish();
+
+        let (waker, wake) = Waker::new();
+        let (commands, commands_out) = bounded(self.requests_max);
+        let (peers, peers_out) = bounded(PEER_MESSAGES_MAX);
+        let (done, done_out) = unbounded();
+        let (writes, writes_out) = bounded(WRITE_JOBS_MAX);
+        let (snapshots, snapshots_out) = bounded(SNAPSHOT_JOBS_MAX);
+        let shared =
+            Arc::new(NodeShared::new(id, cluster, reader, commands, waker.clone(), clock));
+        let inbox = Arc::new(PeerInbox { cluster, id, peers, waker: waker.clone() });
+        let queues = Queues {
+            commands: commands_out,
+            peers: peers_out,
+            done: done_out,
+            writes,
+            snapshots,
+        };
+        let driver = Driver::new(id, cluster, replica, queues, transport.clone(), shared.clone());
+        transport.start(inbox)?;
+
+        let reports = Reports { done, waker };
+        let mut threads = Vec::new();
+        let (store, report) = (storage.clone(), reports.clone());
+        threads.push(spawn(id, "writer", move || {
+            workers::run_writer(&store, &writes_out, &report);
+        })?);
+        threads.push(spawn(id, "snapshots", move || {
+            workers::run_snapshotter(&storage, &snapshots_out, &reports);
+        })?);
+        let for_loop = shared.clone();
+        threads.push(spawn(id, "loop", move || run(driver, &wake, &for_loop))?);
+        Ok(Node { id, cluster, shared, transport, threads: Mutex::new(threads) })
+    }
+
+    fn checked_voters(&self, id: NodeId) -> std::result::Result<Vec<NodeId>, StartError> {
+        let mut voters = Vec::new();
+        for &voter in &self.voters {
+            voters.push(NodeId::new(voter).ok_or_else(|| invalid("a voter has the id 0"))?);
+        }
+        voters.sort_unstable();
+        voters.dedup();
+        if voters.len() != self.voters.len() {
+            return Err(invalid("a voter is named twice"));
+        }
+        if !voters.contains(&id) {
+            return Err(invalid(format!("node {id} is not among the voters {voters:?}")));
+        }
+        Ok(voters)
+    }
+
+    fn open_storage(&mut self) -> std::result::Result<Arc<dyn Storage>, StartError> {
+        match (self.storage.take(), self.data_dir.take()) {
+            (Some(_), Some(_)) => Err(invalid("both a storage and a directory are given")),
+            (Some(storage), None) => Ok(storage),
+            #[cfg(feature = "log")]
+            (None, Some(dir)) => {
+                Ok(Arc::new(storage::Log::open(dir, storage::LogOptions::default())?))
+            }
+            #[cfg(not(feature = "log"))]
+            (None, Some(_)) => Err(invalid("a directory takes the feature `log`")),
+            (None, None) => Ok(Arc::new(storage::Memory::new())),
+        }
+    }
+
+    fn take_transport(&mut self, id: NodeId) -> std::result::Result<Arc<dyn Transport>, StartError> {
+        match self.transport.take() {
+            Some(transport) => Ok(transport),
+            None if self.voters.len() == 1 => {
+                Ok(Arc::new(transport::Network::new(0).endpoint(id)))
+            }
+            None => Err(invalid("a node with peers needs a transport")),
+        }
+    }
+
+    /// Reads the snapshot that the node begins with; makes the cluster's first one where the storage
+    /// is empty.
+    fn load(
+        &self,
+        id: NodeId,
+        voters: Vec<NodeId>,
+        storage: &dyn Storage,
+    ) -> std::result::Result<(SnapshotMeta, RestoredState, ClusterId), StartError> {
+        let recovered = storage.recover()?;
+        if recovered.identity.is_none() {
+            let cluster = cluster_id(&self.cluster, &voters, &self.settings);
+            let meta = SnapshotMeta {
+                index: 1,
+                term: 1,
+                configuration: Configuration { voters: voters.clone(), ..Default::default() },
+            };
+            let genesis = genesis(&self.settings);
+            storage.bootstrap(Identity { cluster, node: id }, &meta, &genesis)?;
+        }
+        let recovered = storage.recover()?;
+        let mut reader = storage.snapshot_reader()?.ok_or_else(|| StorageError::Corrupt {
+            path: format!("{storage:?}"),
+            offset: 0,
+            reason: "it has an identity but no snapshot".to_string(),
+        })?;
+        let mut restore = Restore::default();
+        let mut offset = 0;
+        let corrupt = |offset, reason: String| StorageError::Corrupt {
+            path: "the snapshot".to_string(),
+            offset,
+            reason,
+        };
+        loop {
+            let chunk = reader.read(offset, 1024 * 1024)?;
+            if chunk.is_empty() {
+                break;
+            }
+            restore.feed(&chunk).map_err(|error| corrupt(offset, error.to_string()))?;
+            offset += chunk.len() as u64;
+        }
+        let restored = restore.finish().map_err(|error| corrupt(offset, error.to_string()))?;
+        let cluster = cluster_id(&self.cluster, &voters, restored.settings());
+        recovered.check_identity(&format!("{storage:?}"), Identity { cluster, node: id })?;
+        Ok((reader.meta().clone(), restored, cluster))
+    }
+
+    fn raft_options(&self) -> std::result::Result<RaftOptions, StartError> {
+        let mut options = RaftOptions::with_seed(match self.seed {
+            Some(seed) => seed,
+            None => random()?,
+        });
+        options.election_ticks = self.election_ticks;
+        options.heartbeat_ticks = (self.election_ticks / 4).max(1);
+        Ok(options)
+    }
+
+    fn replica_options(&self, id: NodeId) -> std::result::Result<ReplicaOptions, StartError> {
+        if self.tick.is_zero() {
+            return Err(invalid("the tick is zero"));
+        }
+        Ok(ReplicaOptions {
+            id,
+            boot_nonce: random()? as u32,
+            tick: self.tick,
+            election_timeout: self.tick * u32::try_from(self.election_ticks).unwrap_or(u32::MAX),
+            session_writes_max: self.session_writes_max,
+            barriers_max: self.requests_max,
+            sessions_max: 65_536,
+            batch_bytes_max: 1024 * 1024,
+            snapshot_log_bytes: self.snapshot_log_bytes,
+            log_entries_kept: self.log_entries_kept,
+            reap_interval: self.reap_interval,
+            reap_max: 10_000,
+        })
+    }
+}
+
+/// The most messages of peers that wait for the loop; one more is dropped, as a network may.
+const PEER_MESSAGES_MAX: usize = 16_384;
+
+/// The most writes that wait for the disk. The loop waits where it is full: a disk that slow has
+/// long stopped acknowledging.
+const WRITE_JOBS_MAX: usize = 65_536;
+
+/// The most pieces of snapshots that wait to be read or staged.
+const SNAPSHOT_JOBS_MAX: usize = 65_536;
+
+fn invalid(reason: impl Into<String>) -> StartError {
+    StartError::Option { reason: reason.into() }
+}
+
+fn random() -> std::result::Result<u64, StartError> {
+    getrandom::u64().map_err(|error| invalid(format!("no random number is to be had: {error}")))
+}
+
+/// The tree that every cluster begins with, as a snapshot.
+fn genesis(settings: &Settings) -> Bytes {
+    let mut state = State::new(settings.clone());
+    state.publish();
+    let frozen = state.freeze().expect("nobody else has frozen it");
+    let chunks: Vec<_> = frozen.chunks().collect();
+    Bytes::from(chunks.concat())
+}
+
+/// The id of the cluster that begins with this name, these voters and these settings: all its nodes
+/// come to the same one by themselves, and nodes that were told different things are strangers.
+fn cluster_id(name: &str, voters: &[NodeId], settings: &Settings) -> ClusterId {
+    let mut hash = Sha1::new();
+    hash.update((name.len() as u64).to_be_bytes());
+    hash.update(name);
+    for voter in voters {
+        hash.update(voter.as_u64().to_be_bytes());
+    }
+    hash.update(format!("{settings:?}"));
+    let digest = hash.finalize();
+    ClusterId(u64::from_be_bytes(digest[..8].try_into().expect("a digest has 20 bytes")))
+}
+
+fn spawn(
+    id: NodeId,
+    what: &str,
+    body: impl FnOnce() + Send + 'static,
+) -> std::result::Result<std::thread::JoinHandle<()>, StartError> {
+    std::thread::Builder::new()
+        .name(format!("quorate-{id}-{what}"))
+        .spawn(body)
+        .map_err(|error| invalid(format!("no thread is to be had: {error}")))
+}
+
+/// Where a transport hands in what arrives for a node.
+struct PeerInbox {
+    cluster: ClusterId,
+    id: NodeId,
+    peers: Sender<(NodeId, Bytes)>,
+    waker: Waker,
+}
+
+impl Inbox for PeerInbox {
+    fn deliver(&self, message: Message) -> bool {
+        // Strangers are refused: another cluster's nodes, and messages for somebody else.
+        if message.cluster() != self.cluster || message.to() != self.id {
+            return false;
+        }
+        let taken = self.peers.try_send((message.from(), message.into_payload())).is_ok();
+        self.waker.wake();
+        taken
+    }
+}

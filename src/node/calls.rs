@@ -1,0 +1,146 @@
+//! Calls on their way from a client's thread to the loop, and their answers on the way back.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::shared::SessionShared;
+use super::watches::{WatchKind, WatchQueue, WatchTable};
+use crate::consensus::MembershipChange;
+use crate::error::{Error, Result};
+use crate::ids::{NodeId, SessionId, Zxid};
+use crate::op::{OpResult, Password, ReadOp};
+use crate::path::ZnodePath;
+use crate::replica::Answer;
+use crate::state::ReadResult;
+
+/// What a client's thread asks of the loop.
+pub(crate) enum Command {
+    Open { password: Password, timeout_ms: u32, call: Call },
+    Attach { session: SessionId, password: Password, timeout_ms: u32, nonce: u64, call: Call },
+    Write { session: SessionId, attachment: u32, op: Bytes, call: Call },
+    Read { session: SessionId, attachment: u32, read: ReadOp, call: Call },
+    Barrier { session: SessionId, attachment: u32, read: Option<ReadOp>, call: Call },
+    ChangeMembership { changes: Vec<MembershipChange>, call: Call },
+    TransferLeadership { to: NodeId, call: Call },
+    Stop,
+}
+
+impl Command {
+    /// The call that waits for it.
+    pub(crate) fn into_call(self) -> Option<Call> {
+        match self {
+            Command::Open { call, .. }
+            | Command::Attach { call, .. }
+            | Command::Write { call, .. }
+            | Command::Read { call, .. }
+            | Command::Barrier { call, .. }
+            | Command::ChangeMembership { call, .. }
+            | Command::TransferLeadership { call, .. } => Some(call),
+            Command::Stop => None,
+        }
+    }
+}
+
+/// A watch to be set by a read, if it succeeds.
+pub(crate) struct WatchRequest {
+    pub queue: Arc<WatchQueue>,
+    pub path: ZnodePath,
+    pub kind: WatchKind,
+}
+
+/// What an answer holds.
+pub(crate) enum Value {
+    Write { zxid: Zxid, result: OpResult },
+    Read(ReadResult),
+    Session(Arc<SessionShared>),
+    /// A barrier was passed, a proposal taken in.
+    Done,
+}
+
+/// Whoever waits for an answer. One that has stopped waiting is no error.
+pub(crate) struct Call {
+    answer: oneshot::Sender<Result<Value>>,
+    purpose: Purpose,
+}
+
+/// What is to be done besides answering.
+enum Purpose {
+    /// A write, which its session counts until it is answered.
+    Write(Arc<SessionShared>),
+    /// A read that sets a watch.
+    Watch(WatchRequest),
+    /// A session is asked for with this password.
+    Session(Password),
+    Nothing,
+}
+
+impl Call {
+    /// A call, and where its answer comes out.
+    pub(crate) fn new() -> (Call, oneshot::Receiver<Result<Value>>) {
+        Call::with(Purpose::Nothing)
+    }
+
+    /// A write of this session, which counts it from now on.
+    pub(crate) fn write(session: Arc<SessionShared>) -> (Call, oneshot::Receiver<Result<Value>>) {
+        session.write_called();
+        Call::with(Purpose::Write(session))
+    }
+
+    /// A read that sets a watch when it succeeds.
+    pub(crate) fn watch(watch: WatchRequest) -> (Call, oneshot::Receiver<Result<Value>>) {
+        Call::with(Purpose::Watch(watch))
+    }
+
+    /// Asks for a session.
+    pub(crate) fn session(password: Password) -> (Call, oneshot::Receiver<Result<Value>>) {
+        Call::with(Purpose::Session(password))
+    }
+
+    fn with(purpose: Purpose) -> (Call, oneshot::Receiver<Result<Value>>) {
+        let (answer, receiver) = oneshot::channel();
+        (Call { answer, purpose }, receiver)
+    }
+
+    /// The password of the session asked for.
+    pub(super) fn password(&self) -> Option<Password> {
+        match self.purpose {
+            Purpose::Session(password) => Some(password),
+            _ => None,
+        }
+    }
+
+    /// Sets the watch that came with a read, for changes after what was read.
+    pub(super) fn set_watch(&self, read: &Answer, table: &mut WatchTable) {
+        if let Purpose::Watch(watch) = &self.purpose
+            && let Answer::Read { zxid, result: Ok(_) } = read
+        {
+            table.add(&watch.queue, &watch.path, watch.kind, *zxid);
+        }
+    }
+
+    pub(super) fn give(self, value: Value) {
+        self.finish(Ok(value));
+    }
+
+    pub(super) fn fail(self, error: Error) {
+        self.finish(Err(error));
+    }
+
+    pub(super) fn answer(self, answer: Answer) {
+        self.finish(match answer {
+            Answer::Write { zxid, outcome } => outcome.map(|result| Value::Write { zxid, result }),
+            Answer::Read { result, .. } => result.map(Value::Read),
+            Answer::Barrier | Answer::Proposed => Ok(Value::Done),
+            Answer::Failed(error) => Err(error),
+            Answer::Session { .. } => unreachable!("the driver makes the session"),
+        });
+    }
+
+    fn finish(self, result: Result<Value>) {
+        if let Purpose::Write(session) = self.purpose {
+            session.write_answered();
+        }
+        let _ = self.answer.send(result);
+    }
+}

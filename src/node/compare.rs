@@ -1,0 +1,97 @@
+//! What changed between the tree that readers saw and one that a snapshot has brought.
+//!
+//! A node that catches up by a snapshot skips the writes in between, but its watchers must not miss
+//! what they have brought about: every watched znode is compared.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use super::watches::WatchTable;
+use crate::ids::Zxid;
+use crate::op::{Change, EventKind};
+use crate::path::ZnodePath;
+use crate::state::tree::Znode;
+use crate::state::{Reader, State};
+
+/// A tree to compare.
+pub(crate) trait Tree {
+    /// The znode at a path.
+    fn znode(&self, path: &str) -> Option<Arc<Znode>>;
+    /// The last write that it shows.
+    fn zxid(&self) -> Zxid;
+}
+
+/// Fires the watches on everything that differs, in the order of the writes, as far as it is known.
+pub(crate) fn fire_differences(table: &mut WatchTable, before: &impl Tree, after: &impl Tree) {
+    let mut paths = BTreeSet::new();
+    for (path, recursive) in table.watched_paths() {
+        let path = ZnodePath::from_shared(path);
+        if recursive {
+            collect(before, &path, &mut paths);
+            collect(after, &path, &mut paths);
+        } else {
+            paths.insert(path);
+        }
+    }
+    let mut changes: Vec<Change> = Vec::new();
+    for path in paths {
+        compare(&path, before, after, &mut changes);
+    }
+    changes.sort_by_key(|change| change.zxid);
+    for change in changes {
+        table.fire_alone(&change);
+    }
+}
+
+/// The path itself and all below it.
+fn collect(tree: &impl Tree, path: &ZnodePath, paths: &mut BTreeSet<ZnodePath>) {
+    let mut waiting = vec![path.clone()];
+    while let Some(path) = waiting.pop() {
+        if let Some(znode) = tree.znode(path.as_str()) {
+            waiting.extend(znode.children().paths().cloned());
+        }
+        paths.insert(path);
+    }
+}
+
+fn compare(path: &ZnodePath, before: &impl Tree, after: &impl Tree, changes: &mut Vec<Change>) {
+    let mut push = |zxid, kind| changes.push(Change { zxid, kind, path: path.clone() });
+    match (before.znode(path.as_str()), after.znode(path.as_str())) {
+        (None, None) => {}
+        (None, Some(new)) => push(new.czxid, EventKind::NodeCreated),
+        // When it was deleted is not known any more; certainly by now.
+        (Some(_), None) => push(after.zxid(), EventKind::NodeDeleted),
+        (Some(old), Some(new)) if old.czxid != new.czxid => {
+            push(new.czxid, EventKind::NodeDeleted);
+            push(new.czxid, EventKind::NodeCreated);
+        }
+        (Some(old), Some(new)) => {
+            if old.mzxid != new.mzxid {
+                push(new.mzxid, EventKind::NodeDataChanged);
+            }
+            if old.pzxid != new.pzxid {
+                push(new.pzxid, EventKind::NodeChildrenChanged);
+            }
+        }
+    }
+}
+
+impl Tree for State {
+    fn znode(&self, path: &str) -> Option<Arc<Znode>> {
+        State::znode(self, path)
+    }
+
+    fn zxid(&self) -> Zxid {
+        State::zxid(self)
+    }
+}
+
+impl Tree for Reader {
+    fn znode(&self, path: &str) -> Option<Arc<Znode>> {
+        Reader::znode(self, path)
+    }
+
+    fn zxid(&self) -> Zxid {
+        Reader::zxid(self)
+    }
+}

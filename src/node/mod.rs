@@ -1,0 +1,177 @@
+//! A node: a replica with its threads, in the host's own process.
+//!
+//! Floor 4. [`Node::builder`] starts one. Inside, one thread turns the [`driver`], one writes to the
+//! storage, one writes and reads snapshots; reads of the tree take none of them, but the view that the
+//! driver publishes. It knows nothing of recipes or of the wire protocol.
+
+mod builder;
+mod calls;
+mod compare;
+mod driver;
+mod shared;
+mod watches;
+mod workers;
+
+use std::fmt;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender};
+use parking_lot::Mutex;
+
+pub use builder::{NodeBuilder, StartError};
+pub use shared::{NodeStatus, Role};
+pub use watches::{Event, SessionState, WatchEvent, WatchKind};
+
+pub(crate) use calls::{Call, Command, Value, WatchRequest};
+pub(crate) use shared::{NodeShared, SessionShared};
+pub(crate) use watches::WatchQueue;
+
+use crate::consensus::MembershipChange;
+use crate::error::Result;
+use crate::ids::{ClusterId, NodeId};
+use crate::transport::Transport;
+
+/// A replica of the tree, running in this process.
+///
+/// Dropping it stops it, as [`Node::shutdown`] does: its threads end, its storage is closed, and its
+/// sessions' calls are answered. Its ephemerals stay until their sessions time out.
+pub struct Node {
+    id: NodeId,
+    cluster: ClusterId,
+    shared: Arc<NodeShared>,
+    transport: Arc<dyn Transport>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl fmt::Debug for Node {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Node")
+            .field("id", &self.id)
+            .field("status", &self.shared.status())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Node {
+    /// Begins to make a node with this id: any number but 0, and never one whose disk was lost.
+    pub fn builder(id: u64) -> NodeBuilder {
+        NodeBuilder::new(id)
+    }
+
+    /// This node.
+    pub fn id(&self) -> NodeId {
+        self.id
+    }
+
+    /// The cluster that it belongs to.
+    pub fn cluster(&self) -> ClusterId {
+        self.cluster
+    }
+
+    /// Where it stands, as of its last turn.
+    pub fn status(&self) -> NodeStatus {
+        self.shared.status()
+    }
+
+    /// Waits until the status satisfies `condition`, or the node stops.
+    ///
+    /// # Errors
+    /// [`Error::Timeout`] when that takes longer than `timeout`.
+    pub fn wait_for(
+        &self,
+        timeout: Duration,
+        condition: impl FnMut(&NodeStatus) -> bool,
+    ) -> Result<NodeStatus> {
+        self.shared.wait_for(timeout, condition)
+    }
+
+    /// Hands leadership over to another voter. It is taken in, not awaited: see [`Node::wait_for`].
+    ///
+    /// # Errors
+    /// [`Error::BadArguments`] where this node doesn't lead or `to` is no voter.
+    pub fn transfer_leadership(&self, to: NodeId) -> Result<()> {
+        let (call, answer) = Call::new();
+        self.shared.command(Command::TransferLeadership { to, call });
+        self.taken_in(&answer)
+    }
+
+    /// Changes who takes part; all of `changes` together, by joint consensus. It is taken in, not
+    /// awaited: [`Node::status`] shows when it has happened.
+    ///
+    /// # Errors
+    /// [`Error::ReconfigInProgress`]; [`Error::BadArguments`] where this node doesn't lead or the
+    /// change makes no sense, such as removing the last voter.
+    pub fn change_membership(&self, changes: &[MembershipChange]) -> Result<()> {
+        let (call, answer) = Call::new();
+        let changes = changes.to_vec();
+        self.shared.command(Command::ChangeMembership { changes, call });
+        self.taken_in(&answer)
+    }
+
+    fn taken_in(&self, answer: &oneshot::Receiver<Result<Value>>) -> Result<()> {
+        match answer.recv_ref() {
+            Ok(result) => result.map(drop),
+            Err(_) => Err(self.shared.stopped_error()),
+        }
+    }
+
+    /// Stops the node: its calls are answered, its threads end, its storage and its address are free
+    /// when this returns. Again it does nothing.
+    pub fn shutdown(&self) {
+        self.shared.command_for_sure(Command::Stop);
+        self.transport.stop();
+        for thread in std::mem::take(&mut *self.threads.lock()) {
+            // A thread that panicked has printed why; the node is stopped all the same.
+            let _ = thread.join();
+        }
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<NodeShared> {
+        &self.shared
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.shutdown();
+    }
+}
+
+/// Wakes a node's loop.
+#[derive(Clone)]
+pub(crate) struct Waker(Sender<()>);
+
+impl Waker {
+    fn new() -> (Waker, Receiver<()>) {
+        let (sender, receiver) = crossbeam_channel::bounded(1);
+        (Waker(sender), receiver)
+    }
+
+    /// Lets the loop take another turn, soon. Waking it twice is waking it once.
+    pub(crate) fn wake(&self) {
+        let _ = self.0.try_send(());
+    }
+}
+
+/// Turns the driver until it has stopped.
+fn run(mut driver: driver::Driver, wake: &Receiver<()>, shared: &NodeShared) {
+    // Should a turn panic, whoever waits must not wait for ever.
+    struct Stop<'a>(&'a NodeShared);
+    impl Drop for Stop<'_> {
+        fn drop(&mut self) {
+            self.0.set_stopped("its loop has ended");
+        }
+    }
+    let _stop = Stop(shared);
+    while driver.turn(shared.clock.now()) {
+        if driver.has_work() {
+            continue;
+        }
+        let now = shared.clock.now().monotonic;
+        let pause = driver.next_turn().saturating_sub(now);
+        let _ = wake.recv_timeout(pause);
+    }
+}
+

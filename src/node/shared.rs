@@ -1,0 +1,325 @@
+//! What a node's loop and its clients' threads share.
+
+use std::fmt;
+use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use crossbeam_channel::{Sender, TrySendError};
+use parking_lot::{Condvar, Mutex};
+
+use super::Waker;
+use super::calls::{Call, Command};
+use super::watches::{Event, SessionState, WatchQueue, WatchTable};
+use crate::clock::Clock;
+use crate::error::{Error, Result};
+use crate::ids::{ClusterId, NodeId, SessionId, Zxid};
+use crate::op::Password;
+use crate::replica::SessionEvent;
+use crate::state::Reader;
+
+/// What a node is in the cluster just now.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+#[non_exhaustive]
+pub enum Role {
+    /// Follows a leader, or waits for one.
+    #[default]
+    Follower,
+    /// Stands for election.
+    Candidate,
+    /// Leads.
+    Leader,
+    /// Gets the log without a vote.
+    Learner,
+    /// Has stopped; see [`NodeStatus::stopped`].
+    Stopped,
+}
+
+/// Where a node stands, as of its last turn.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub struct NodeStatus {
+    /// This node.
+    pub id: NodeId,
+    /// The cluster that it belongs to.
+    pub cluster: ClusterId,
+    /// What it is.
+    pub role: Role,
+    /// The Raft term.
+    pub term: u64,
+    /// The leader of that term, where it is known.
+    pub leader: Option<NodeId>,
+    /// The last log entry known to be committed.
+    pub commit_index: u64,
+    /// The last log entry applied here.
+    pub applied_index: u64,
+    /// The last write applied here.
+    pub zxid: Zxid,
+    /// How many sessions are attached here.
+    pub sessions_attached: usize,
+    /// Those whose majority decides, sorted.
+    pub voters: Vec<NodeId>,
+    /// Those who get the log without a vote, sorted.
+    pub learners: Vec<NodeId>,
+    /// Why the node has stopped, where it has.
+    pub stopped: Option<String>,
+}
+
+/// The part of a node that its clients' threads use.
+pub(crate) struct NodeShared {
+    reader: Reader,
+    commands: Sender<Command>,
+    commands_max: usize,
+    waker: Waker,
+    pub(crate) watches: Mutex<WatchTable>,
+    pub(crate) clock: Arc<dyn Clock>,
+    status: Mutex<NodeStatus>,
+    status_changed: Condvar,
+}
+
+impl NodeShared {
+    pub(super) fn new(
+        id: NodeId,
+        cluster: ClusterId,
+        reader: Reader,
+        commands: Sender<Command>,
+        waker: Waker,
+        clock: Arc<dyn Clock>,
+    ) -> NodeShared {
+        let commands_max = commands.capacity().unwrap_or(usize::MAX);
+        let status = NodeStatus {
+            id,
+            cluster,
+            role: Role::Follower,
+            term: 0,
+            leader: None,
+            commit_index: 0,
+            applied_index: 0,
+            zxid: Zxid(0),
+            sessions_attached: 0,
+            voters: Vec::new(),
+            learners: Vec::new(),
+            stopped: None,
+        };
+        NodeShared {
+            reader,
+            commands,
+            commands_max,
+            waker,
+            watches: Mutex::new(WatchTable::default()),
+            clock,
+            status: Mutex::new(status),
+            status_changed: Condvar::new(),
+        }
+    }
+
+    /// Reads what is published.
+    pub(crate) fn reader(&self) -> &Reader {
+        &self.reader
+    }
+
+    /// Hands a command to the loop; on failure the call inside is answered at once.
+    pub(crate) fn command(&self, command: Command) {
+        let (command, error) = match self.commands.try_send(command) {
+            Ok(()) => return self.waker.wake(),
+            Err(TrySendError::Full(command)) => {
+                let limit = self.commands_max;
+                (command, Error::Overloaded { queue: "requests to the node", limit })
+            }
+            Err(TrySendError::Disconnected(command)) => (command, self.stopped_error()),
+        };
+        if let Some(call) = command.into_call() {
+            call.fail(error);
+        }
+    }
+
+    /// Hands in the command that must not be lost; waits where the queue is full.
+    pub(super) fn command_for_sure(&self, command: Command) {
+        // A loop that is gone needs no command.
+        let _ = self.commands.send(command);
+        self.waker.wake();
+    }
+
+    pub(crate) fn status(&self) -> NodeStatus {
+        self.status.lock().clone()
+    }
+
+    pub(super) fn update_status(&self, update: impl FnOnce(&mut NodeStatus)) {
+        let mut status = self.status.lock();
+        let before = (status.role, status.leader, status.zxid, status.applied_index);
+        update(&mut status);
+        if before != (status.role, status.leader, status.zxid, status.applied_index) {
+            self.status_changed.notify_all();
+        }
+    }
+
+    /// Waits until the status satisfies `condition`, at most `timeout`.
+    pub(crate) fn wait_for(
+        &self,
+        timeout: Duration,
+        mut condition: impl FnMut(&NodeStatus) -> bool,
+    ) -> Result<NodeStatus> {
+        let mut status = self.status.lock();
+        let met = |status: &mut NodeStatus| !condition(status) && status.stopped.is_none();
+        let waited = self.status_changed.wait_while_for(&mut status, met, timeout);
+        if waited.timed_out() {
+            return Err(Error::Timeout);
+        }
+        Ok(status.clone())
+    }
+
+    pub(super) fn set_stopped(&self, reason: &str) {
+        let mut status = self.status.lock();
+        status.role = Role::Stopped;
+        status.leader = None;
+        status.stopped.get_or_insert_with(|| reason.to_string());
+        self.status_changed.notify_all();
+    }
+
+    pub(crate) fn stopped_error(&self) -> Error {
+        let reason = self.status.lock().stopped.clone();
+        Error::Stopped { reason: reason.unwrap_or_else(|| "its loop is gone".to_string()) }
+    }
+}
+
+/// The part of a session that its handles and the loop share.
+pub(crate) struct SessionShared {
+    pub id: SessionId,
+    pub password: Password,
+    pub attachment: u32,
+    pub timeout_ms: u32,
+    state: AtomicU8,
+    /// Nanoseconds of the node's monotonic clock.
+    certain_until: AtomicU64,
+    /// Writes called and not answered: a read has to wait for them.
+    writes_pending: AtomicUsize,
+    watchers: Mutex<Vec<Weak<WatchQueue>>>,
+    /// Wakes those who wait for a state.
+    changed: Condvar,
+    lock: Mutex<()>,
+}
+
+impl fmt::Debug for SessionShared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Session")
+            .field("id", &self.id)
+            .field("state", &self.state())
+            .finish_non_exhaustive()
+    }
+}
+
+impl SessionShared {
+    pub(super) fn new(
+        id: SessionId,
+        password: Password,
+        attachment: u32,
+        timeout_ms: u32,
+        certain_until: Duration,
+    ) -> Arc<SessionShared> {
+        Arc::new(SessionShared {
+            id,
+            password,
+            attachment,
+            timeout_ms,
+            state: AtomicU8::new(SessionState::Connected as u8),
+            certain_until: AtomicU64::new(nanos(certain_until)),
+            writes_pending: AtomicUsize::new(0),
+            watchers: Mutex::new(Vec::new()),
+            changed: Condvar::new(),
+            lock: Mutex::new(()),
+        })
+    }
+
+    pub(crate) fn state(&self) -> SessionState {
+        const STATES: [SessionState; 5] = [
+            SessionState::Connected,
+            SessionState::Suspended,
+            SessionState::Lost,
+            SessionState::Moved,
+            SessionState::Closed,
+        ];
+        STATES[usize::from(self.state.load(Ordering::Acquire))]
+    }
+
+    /// Whether the cluster can't have expired the session yet, by this node's clock.
+    pub(crate) fn is_certain(&self, now: Duration) -> bool {
+        !self.state().is_final() && nanos(now) < self.certain_until.load(Ordering::Acquire)
+    }
+
+    /// What to answer a call of a session that is no more.
+    pub(crate) fn check(&self) -> Result<()> {
+        match self.state() {
+            SessionState::Moved => Err(Error::SessionMoved { session: self.id }),
+            SessionState::Lost | SessionState::Closed => {
+                Err(Error::SessionExpired { session: self.id })
+            }
+            SessionState::Connected | SessionState::Suspended => Ok(()),
+        }
+    }
+
+    pub(crate) fn write_called(&self) {
+        self.writes_pending.fetch_add(1, Ordering::AcqRel);
+    }
+
+    pub(super) fn write_answered(&self) {
+        self.writes_pending.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    /// Whether a read may be answered from what is published now.
+    pub(crate) fn has_no_pending_writes(&self) -> bool {
+        self.writes_pending.load(Ordering::Acquire) == 0
+    }
+
+    /// Tells this watcher of the session's state from now on.
+    pub(crate) fn add_watcher(&self, queue: &Arc<WatchQueue>) {
+        let mut watchers = self.watchers.lock();
+        watchers.retain(|watcher| watcher.strong_count() > 0);
+        watchers.push(Arc::downgrade(queue));
+    }
+
+    /// Waits until the state is another than `state`, at most `timeout`.
+    pub(crate) fn wait_while(&self, state: SessionState, timeout: Duration) -> SessionState {
+        let mut guard = self.lock.lock();
+        self.changed.wait_while_for(&mut guard, |()| self.state() == state, timeout);
+        self.state()
+    }
+
+    /// Takes in an event of the session's life. `_table` proves that no watch is being fired.
+    pub(super) fn set(&self, event: SessionEvent, _table: &WatchTable) {
+        let state = match event {
+            SessionEvent::Certain { until } => {
+                self.certain_until.fetch_max(nanos(until), Ordering::AcqRel);
+                SessionState::Connected
+            }
+            SessionEvent::Suspended => SessionState::Suspended,
+            SessionEvent::Lost => SessionState::Lost,
+            SessionEvent::Moved => SessionState::Moved,
+            SessionEvent::Closed => SessionState::Closed,
+        };
+        if self.state().is_final() || self.state() == state {
+            return;
+        }
+        self.state.store(state as u8, Ordering::Release);
+        drop(self.lock.lock());
+        self.changed.notify_all();
+        for watcher in &*self.watchers.lock() {
+            if let Some(queue) = watcher.upgrade() {
+                WatchTable::tell(&queue, Event::Session(state), Zxid(0));
+            }
+        }
+    }
+
+    /// The last handle is gone, or the session was closed by its owner.
+    pub(crate) fn close_command(self: &Arc<SessionShared>, call: Call) -> Command {
+        Command::Write {
+            session: self.id,
+            attachment: self.attachment,
+            op: crate::proto::encode_op(&crate::op::Op::CloseSession),
+            call,
+        }
+    }
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,265 @@
+//! `Memory`: the store for tests and for nodes that may forget.
+//!
+//! It knows no disk; its durability ends with the process. A clone is another handle to the same
+//! store, so that a node can be restarted on what its predecessor held.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use parking_lot::RwLock;
+
+use super::contract::{self, Held};
+use super::{
+    HardState, Identity, LogEntry, Recovered, SnapshotMeta, SnapshotReader, SnapshotWriter,
+    Storage, StorageError, WriteBatch,
+};
+
+/// A store in memory. Cloning gives another handle to the same contents.
+///
+/// # Examples
+/// ```
+/// use quorate::storage::{Memory, Storage};
+///
+/// let store = Memory::new();
+/// let restarted = store.clone();
+/// assert_eq!(store.bounds(), restarted.bounds());
+/// ```
+#[derive(Clone, Debug, Default)]
+pub struct Memory {
+    shared: Arc<RwLock<Contents>>,
+}
+
+#[derive(Debug, Default)]
+struct Contents {
+    identity: Option<Identity>,
+    hard_state: HardState,
+    snapshot: Option<(SnapshotMeta, Bytes)>,
+    /// The entry before the first one held.
+    compacted_index: u64,
+    compacted_term: u64,
+    entries: VecDeque<LogEntry>,
+}
+
+impl Memory {
+    /// An empty store.
+    pub fn new() -> Memory {
+        Memory::default()
+    }
+}
+
+impl Contents {
+    fn held(&self) -> Held {
+        let first_index = self.compacted_index + 1;
+        let last_index = self.compacted_index + self.entries.len() as u64;
+        Held {
+            first_index,
+            last_index,
+            hard_state: self.hard_state,
+        }
+    }
+
+    fn term(&self, index: u64) -> Option<u64> {
+        if index == self.compacted_index {
+            return Some(self.compacted_term);
+        }
+        Some(self.entries.get(self.position(index)?)?.term)
+    }
+
+    fn position(&self, index: u64) -> Option<usize> {
+        usize::try_from(index.checked_sub(self.compacted_index + 1)?).ok()
+    }
+
+    fn published(&self) -> Option<&SnapshotMeta> {
+        self.snapshot.as_ref().map(|(meta, _)| meta)
+    }
+
+    fn publish(&mut self, meta: SnapshotMeta, data: Bytes) {
+        if self.term(meta.index) != Some(meta.term) {
+            self.entries.clear();
+            self.compacted_index = meta.index;
+            self.compacted_term = meta.term;
+        }
+        self.snapshot = Some((meta, data));
+    }
+}
+
+impl Storage for Memory {
+    fn recover(&self) -> Result<Recovered, StorageError> {
+        let contents = self.shared.read();
+        let Held {
+            first_index,
+            last_index,
+            hard_state,
+        } = contents.held();
+        let snapshot = contents.published().cloned();
+        Ok(Recovered {
+            identity: contents.identity,
+            hard_state,
+            snapshot,
+            first_index,
+            last_index,
+        })
+    }
+
+    fn bootstrap(
+        &self,
+        identity: Identity,
+        meta: &SnapshotMeta,
+        data: &[u8],
+    ) -> Result<(), StorageError> {
+        let mut contents = self.shared.write();
+        if contents.identity.is_some() {
+            return Err(contract::already_bootstrapped());
+        }
+        contract::check_configuration(&meta.configuration)?;
+        contents.identity = Some(identity);
+        contents.hard_state = HardState {
+            term: meta.term,
+            vote: None,
+            commit: meta.index,
+        };
+        contents.publish(meta.clone(), Bytes::copy_from_slice(data));
+        Ok(())
+    }
+
+    fn append(&self, batch: &WriteBatch) -> Result<(), StorageError> {
+        let mut contents = self.shared.write();
+        if contents.identity.is_none() {
+            return Err(contract::not_bootstrapped());
+        }
+        contract::check_batch(batch, contents.held(), |index| contents.term(index))?;
+        if let Some(position) = batch
+            .entries
+            .first()
+            .and_then(|first| contents.position(first.index))
+        {
+            contents.entries.truncate(position);
+            contents.entries.extend(batch.entries.iter().cloned());
+        }
+        contents.hard_state = batch.hard_state.unwrap_or(contents.hard_state);
+        Ok(())
+    }
+
+    fn entries(&self, low: u64, high: u64, bytes_max: u64) -> Result<Vec<LogEntry>, StorageError> {
+        let contents = self.shared.read();
+        let Held {
+            first_index,
+            last_index,
+            ..
+        } = contents.held();
+        let mut entries = Vec::new();
+        if !contract::check_range(low, high, first_index, last_index)? {
+            return Ok(entries);
+        }
+        let mut bytes = 0;
+        let begin = contents.position(low).unwrap_or(0);
+        for entry in contents
+            .entries
+            .iter()
+            .skip(begin)
+            .take((high - low) as usize)
+        {
+            bytes += entry.data.len() as u64;
+            if bytes > bytes_max && !entries.is_empty() {
+                break;
+            }
+            entries.push(entry.clone());
+        }
+        Ok(entries)
+    }
+
+    fn term(&self, index: u64) -> Result<u64, StorageError> {
+        let contents = self.shared.read();
+        let Held {
+            first_index,
+            last_index,
+            ..
+        } = contents.held();
+        contents
+            .term(index)
+            .ok_or_else(|| contract::no_term(index, first_index, last_index))
+    }
+
+    fn bounds(&self) -> (u64, u64) {
+        let Held {
+            first_index,
+            last_index,
+            ..
+        } = self.shared.read().held();
+        (first_index, last_index)
+    }
+
+    fn snapshot_writer(
+        &self,
+        meta: &SnapshotMeta,
+    ) -> Result<Box<dyn SnapshotWriter>, StorageError> {
+        contract::check_snapshot(meta, self.shared.read().published())?;
+        Ok(Box::new(MemorySnapshotWriter {
+            store: self.clone(),
+            meta: meta.clone(),
+            data: Vec::new(),
+        }))
+    }
+
+    fn snapshot_reader(&self) -> Result<Option<Box<dyn SnapshotReader>>, StorageError> {
+        let snapshot = self.shared.read().snapshot.clone();
+        Ok(snapshot.map(|(meta, data)| {
+            Box::new(MemorySnapshotReader { meta, data }) as Box<dyn SnapshotReader>
+        }))
+    }
+
+    fn compact(&self, index: u64) -> Result<(), StorageError> {
+        let mut contents = self.shared.write();
+        if contract::check_compaction(index, contents.held(), contents.published())? {
+            contents.compacted_term = contents.term(index).unwrap_or(0);
+            let dropped = (index - contents.compacted_index) as usize;
+            contents.entries.drain(..dropped);
+            contents.compacted_index = index;
+        }
+        Ok(())
+    }
+}
+
+struct MemorySnapshotWriter {
+    store: Memory,
+    meta: SnapshotMeta,
+    data: Vec<u8>,
+}
+
+impl SnapshotWriter for MemorySnapshotWriter {
+    fn write(&mut self, chunk: &[u8]) -> Result<(), StorageError> {
+        self.data.extend_from_slice(chunk);
+        Ok(())
+    }
+
+    fn publish(self: Box<Self>) -> Result<(), StorageError> {
+        let mut contents = self.store.shared.write();
+        contract::check_snapshot(&self.meta, contents.published())?;
+        contents.publish(self.meta, Bytes::from(self.data));
+        Ok(())
+    }
+}
+
+struct MemorySnapshotReader {
+    meta: SnapshotMeta,
+    data: Bytes,
+}
+
+impl SnapshotReader for MemorySnapshotReader {
+    fn meta(&self) -> &SnapshotMeta {
+        &self.meta
+    }
+
+    fn len_bytes(&self) -> u64 {
+        self.data.len() as u64
+    }
+
+    fn read(&mut self, offset: u64, bytes_max: usize) -> Result<Bytes, StorageError> {
+        let begin = usize::try_from(offset)
+            .unwrap_or(usize::MAX)
+            .min(self.data.len());
+        let end = begin.saturating_add(bytes_max).min(self.data.len());
+        Ok(self.data.slice(begin..end))
+    }
+}
