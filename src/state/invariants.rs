@@ -7,7 +7,6 @@ use crate::ids::Zxid;
 use crate::state::State;
 use crate::state::acl_table::{AclIndex, OPEN_ACL};
 use crate::state::delete::SYSTEM_ZNODES;
-use crate::state::quota::stats_path;
 use crate::state::reap::{Due, ReapIndex};
 use crate::state::sessions::{IDENTITIES_MAX, NONCES_KEPT, Session};
 use crate::state::tree::{Owner, Znode};
@@ -100,9 +99,9 @@ impl State {
             ensure(usage == quota.usage, || {
                 format!("{path} uses {usage:?}, its quota counts {:?}", quota.usage)
             })?;
-            let stats = znodes.tree.get(&stats_path(path));
-            let shown = stats.is_none_or(|stats| *stats.data == *usage.to_stats().as_bytes());
-            ensure(shown, || format!("the stats of {path} don't show {usage:?}"))
+            ensure(znodes.shows_usage(path, usage), || {
+                format!("the stats of {path} don't show {usage:?}")
+            })
         })
     }
 }

@@ -423,6 +423,12 @@ impl Znodes {
         self.tree.walk(quota::QUOTA_ROOT).filter_map(limits).collect()
     }
 
+    /// Whether the usage of a quota's path is shown as it is, if it is shown.
+    pub(crate) fn shows_usage(&self, quota_path: &str, usage: Usage) -> bool {
+        let stats = self.tree.get(&quota::stats_path(quota_path));
+        stats.is_none_or(|stats| *stats.data == *usage.to_stats().as_bytes())
+    }
+
     /// Builds the tables that follow from the tree alone, after it was loaded as a whole. `reapable` are
     /// its containers and TTL znodes.
     pub(crate) fn rebuild_indexes(&mut self, reapable: &[ZnodePath]) {
