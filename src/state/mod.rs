@@ -14,6 +14,9 @@ mod authorize;
 mod create;
 mod delete;
 mod genesis;
+mod invariants;
+#[cfg(test)]
+mod model;
 mod multi;
 mod quota;
 mod read;
@@ -21,6 +24,8 @@ mod reader;
 mod reap;
 mod sessions;
 mod set;
+#[cfg(test)]
+mod scripts;
 mod settings;
 mod snapshot;
 pub(crate) mod tree;

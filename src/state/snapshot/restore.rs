@@ -180,8 +180,14 @@ impl Restore {
         let mut at = 0;
         while let Some((prefix, length)) = self.record_at(&buffer[at..])? {
             let end = at + prefix + length;
-            let record = records::Record::parse_from_bytes(&buffer[at + prefix..end])
+            let bytes = &buffer[at + prefix..end];
+            let record = records::Record::parse_from_bytes(bytes)
                 .map_err(|error| RestoreError::malformed(error.to_string()))?;
+            // The checksum is about what comes before the footer, so the footer's own form is checked.
+            let is_footer = matches!(record.kind, Some(Kind::footer(_)));
+            if is_footer && record.write_to_bytes().ok().as_deref() != Some(bytes) {
+                return Err(RestoreError::malformed("the footer is not in its canonical form"));
+            }
             self.read(record)?;
             self.crc.update(&buffer[at..end]);
             at = end;
@@ -220,12 +226,12 @@ impl Restore {
             (Stage::Sessions, Some(Kind::session(session))) => self.read_session(session),
             (Stage::Sessions, Some(Kind::result(result))) => self.read_result(result),
             (Stage::Sessions | Stage::Znodes, Some(Kind::acl(acl))) => {
-                self.end_session();
+                self.end_session()?;
                 self.stage = Stage::Znodes;
                 self.read_acl(acl)
             }
             (Stage::Sessions | Stage::Znodes, Some(Kind::znode(znode))) => {
-                self.end_session();
+                self.end_session()?;
                 self.stage = Stage::Znodes;
                 self.read_znode(znode)
             }
@@ -269,7 +275,7 @@ impl Restore {
     }
 
     fn read_session(&mut self, record: records::Session) -> Result<()> {
-        self.end_session();
+        self.end_session()?;
         let id = SessionId(record.id);
         let malformed = |what: &str| RestoreError::malformed(format!("session {id} {what}"));
         let is_zxid = u64::try_from(id.0).is_ok_and(|id| (1..=self.zxid.0).contains(&id));
@@ -300,7 +306,9 @@ impl Restore {
             return Err(RestoreError::malformed("a result has no session"));
         };
         let malformed = |what: &str| RestoreError::malformed(format!("a result of session {id} {what}"));
-        let follows = session.kept.back().is_none_or(|last| record.sequence == last.sequence + 1);
+        let follows = session.kept.back().is_none_or(|last| {
+            record.sequence == last.sequence + 1 && record.zxid > last.zxid.0
+        });
         if !follows || record.sequence == 0 || record.sequence > session.last_sequence {
             return Err(malformed("is out of order"));
         }
@@ -317,10 +325,14 @@ impl Restore {
         Ok(())
     }
 
-    fn end_session(&mut self) {
-        if let Some((id, session)) = self.session.take() {
-            self.sessions.insert(id, Arc::new(session));
+    fn end_session(&mut self) -> Result<()> {
+        let Some((id, session)) = self.session.take() else { return Ok(()) };
+        let last = session.kept.back();
+        if last.is_some_and(|last| last.sequence != session.last_sequence) {
+            return Err(RestoreError::malformed(format!("session {id} lacks its last result")));
         }
+        self.sessions.insert(id, Arc::new(session));
+        Ok(())
     }
 
     fn read_acl(&mut self, record: records::AccessList) -> Result<()> {
@@ -342,8 +354,10 @@ impl Restore {
             .map_err(|error| RestoreError::malformed(error.to_string()))?;
         let malformed = |what: &str| RestoreError::malformed(format!("{path} {what}"));
         let latest = record.czxid.max(record.mzxid).max(record.pzxid);
-        if latest > self.zxid.0 || record.data.len() > self.settings.data_bytes_max as usize {
-            return Err(malformed("is from the future, or its data is over the limit"));
+        let is_ordered = record.czxid <= record.mzxid.max(record.pzxid);
+        if !is_ordered
+            || latest > self.zxid.0 || record.data.len() > self.settings.data_bytes_max as usize {
+            return Err(malformed("has no such zxid, or too much data"));
         }
         let owner = Owner::from_raw(record.ephemeral_owner);
         let is_known = match owner.ttl_ms() {
@@ -426,6 +440,12 @@ impl Restore {
         let mut znodes = Znodes::new(self.settings, tree, self.acls, self.ephemerals);
         znodes.soft_quota_exceeded = self.soft_quota_exceeded;
         znodes.rebuild_indexes(&self.reapable);
+        for (quota_path, quota) in znodes.quotas.iter() {
+            if !znodes.shows_usage(quota_path, quota.usage) {
+                let reason = format!("the quota of {quota_path} shows another usage");
+                return Err(RestoreError::malformed(reason));
+            }
+        }
         let sessions = Sessions::new(self.sessions);
         if !sessions.passwords_differ() {
             return Err(RestoreError::malformed("two sessions have the same password"));
