@@ -37,7 +37,12 @@ impl Message {
     /// A payload longer than [`MESSAGE_BYTES_MAX`] less [`HEADER_BYTES`] makes a message that no
     /// transport delivers.
     pub fn new(cluster: ClusterId, from: NodeId, to: NodeId, payload: impl Into<Bytes>) -> Message {
-        Message { cluster, from, to, payload: payload.into() }
+        Message {
+            cluster,
+            from,
+            to,
+            payload: payload.into(),
+        }
     }
 
     /// The cluster that both nodes belong to.
@@ -119,11 +124,16 @@ impl Message {
         };
         let version = u16::from_be_bytes(version);
         if version != VERSION {
-            return Err(malformed(&format!("version {version}, this program speaks {VERSION}")));
+            return Err(malformed(&format!(
+                "version {version}, this program speaks {VERSION}"
+            )));
         }
         let found = u32::from_be_bytes(length) as usize + HEADER_BYTES;
         if found > MESSAGE_BYTES_MAX {
-            return Err(DecodeError::TooLarge { found, limit: MESSAGE_BYTES_MAX });
+            return Err(DecodeError::TooLarge {
+                found,
+                limit: MESSAGE_BYTES_MAX,
+            });
         }
         Ok(Some(found))
     }
@@ -134,10 +144,16 @@ impl Message {
     /// See [`DecodeError`].
     pub fn decode(bytes: &[u8]) -> Result<Message, DecodeError> {
         if bytes.len() > MESSAGE_BYTES_MAX {
-            return Err(DecodeError::TooLarge { found: bytes.len(), limit: MESSAGE_BYTES_MAX });
+            return Err(DecodeError::TooLarge {
+                found: bytes.len(),
+                limit: MESSAGE_BYTES_MAX,
+            });
         }
         if Message::announced_len(bytes)? != Some(bytes.len()) {
-            return Err(malformed(&format!("{} bytes are not what the header announces", bytes.len())));
+            return Err(malformed(&format!(
+                "{} bytes are not what the header announces",
+                bytes.len()
+            )));
         }
         let (head, payload) = bytes.split_at(HEADER_BYTES);
         let number = |at| array(head, at).map(u64::from_be_bytes);
@@ -150,9 +166,12 @@ impl Message {
             return Err(malformed("the checksum is wrong"));
         }
         match (NodeId::new(from), NodeId::new(to)) {
-            (Some(from), Some(to)) => {
-                Ok(Message { cluster: ClusterId(cluster), from, to, payload: Bytes::copy_from_slice(payload) })
-            }
+            (Some(from), Some(to)) => Ok(Message {
+                cluster: ClusterId(cluster),
+                from,
+                to,
+                payload: Bytes::copy_from_slice(payload),
+            }),
             _ => Err(malformed("node 0 names nobody")),
         }
     }
@@ -181,7 +200,9 @@ fn array<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
 }
 
 fn malformed(reason: &str) -> DecodeError {
-    DecodeError::Malformed { reason: reason.to_owned() }
+    DecodeError::Malformed {
+        reason: reason.to_owned(),
+    }
 }
 
 #[cfg(test)]
@@ -195,7 +216,12 @@ mod tests {
         let mut payload = vec![0; random.gen_range(0..300)];
         random.fill_bytes(&mut payload);
         let node = |random: &mut StdRng| NodeId::new(random.gen_range(1..=u64::MAX)).unwrap();
-        Message::new(ClusterId(random.r#gen()), node(random), node(random), payload)
+        Message::new(
+            ClusterId(random.r#gen()),
+            node(random),
+            node(random),
+            payload,
+        )
     }
 
     #[test]
@@ -254,12 +280,18 @@ mod tests {
     fn a_length_over_the_limit_is_refused_from_the_header_alone() {
         let one = NodeId::new(1).unwrap();
         let mut bytes = Message::new(ClusterId(1), one, one, "x").encode().to_vec();
-        assert_eq!(Message::announced_len(&bytes[..10]), Ok(Some(HEADER_BYTES + 1)));
+        assert_eq!(
+            Message::announced_len(&bytes[..10]),
+            Ok(Some(HEADER_BYTES + 1))
+        );
         assert_eq!(Message::announced_len(&bytes[..9]), Ok(None));
         assert_eq!(Message::announced_len(&[]), Ok(None));
         bytes[6..10].copy_from_slice(&u32::MAX.to_be_bytes());
         let found = u32::MAX as usize + HEADER_BYTES;
-        let too_large = DecodeError::TooLarge { found, limit: MESSAGE_BYTES_MAX };
+        let too_large = DecodeError::TooLarge {
+            found,
+            limit: MESSAGE_BYTES_MAX,
+        };
         assert_eq!(Message::announced_len(&bytes[..10]), Err(too_large.clone()));
         assert_eq!(Message::decode(&bytes), Err(too_large));
         assert!(Message::announced_len(b"HTTP").is_err());
@@ -269,7 +301,8 @@ mod tests {
     #[test]
     fn the_largest_message_passes_and_one_byte_more_does_not() {
         let one = NodeId::new(1).unwrap();
-        let payload = |length: usize| Message::new(ClusterId(1), one, one, vec![0; length]).encode();
+        let payload =
+            |length: usize| Message::new(ClusterId(1), one, one, vec![0; length]).encode();
         assert!(Message::decode(&payload(MESSAGE_BYTES_MAX - HEADER_BYTES)).is_ok());
         let refused = Message::decode(&payload(MESSAGE_BYTES_MAX - HEADER_BYTES + 1));
         assert!(matches!(refused, Err(DecodeError::TooLarge { .. })));
@@ -288,7 +321,10 @@ mod tests {
         for (at, value) in [(5, 2), (25, 0), (33, 0)] {
             let mut altered = bytes.to_vec();
             altered[at] = value;
-            assert!(Message::decode(&with_checksum(altered)).is_err(), "byte {at}");
+            assert!(
+                Message::decode(&with_checksum(altered)).is_err(),
+                "byte {at}"
+            );
         }
     }
 }
