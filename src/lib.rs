@@ -7,6 +7,8 @@
 
 pub mod consensus;
 pub mod storage;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 pub mod transport;
 
 mod ids;

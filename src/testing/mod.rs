@@ -1,0 +1,6 @@
+//! Conformance suites for hosts that bring their own storage or transport, and the faulty files
+//! that the storage's own tests run on.
+//!
+//! Floor 7, feature `testing`. Nothing below knows of it.
+
+pub mod transport_conformance;
