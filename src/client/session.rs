@@ -41,7 +41,8 @@ pub struct Created {
 /// # What a read sees
 /// Every earlier write of the session, and nothing older than what the session has read before
 /// (ZooKeeper's promise). It may lag behind writes of others: [`Session::linearizable`] gives a handle
-/// whose reads don't, and [`Session::sync`] catches up once.
+/// whose reads don't, and [`Session::sync`] catches up once. Where a node that catches up by a snapshot
+/// has skipped the very state that a pipelined read was to see, the read says so: [`Error::Skipped`].
 ///
 /// # What a write answers
 /// Its real result, applied exactly once, however many leaders it took; or an error that says that it

@@ -164,8 +164,15 @@ impl Replica {
                 let settled = session.answer(sequence, zxid, outcome, now);
                 let (answer, reads) = settled.expect("it is the oldest");
                 self.effects.answers.push(answer);
+                // The session's next write is in there as well: what these reads were to see, between
+                // the two, is gone.
+                let overtaken = self.state.kept(id, sequence + 1).is_some();
                 for read in reads {
-                    self.answer_read(id, read);
+                    if overtaken {
+                        self.answer(read.ticket, Answer::Failed(Error::Skipped));
+                    } else {
+                        self.answer_read(id, read);
+                    }
                 }
             }
         }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use super::Sim;
-use super::workload::{Call, What, number};
+use super::workload::{Call, What, parse};
 use crate::ids::Zxid;
 
 /// Every create happened once if it was answered, at most once if it wasn't, not at all if it was
@@ -17,7 +17,7 @@ pub(super) fn exactly_once(sim: &Sim, history: &[Call]) {
     for path in queue.children().paths() {
         let client = path.name().split('-').next().unwrap().parse().unwrap();
         let znode = state.znode(path.as_str()).unwrap();
-        found.entry(client).or_default().push((znode.czxid, number(&znode.data)));
+        found.entry(client).or_default().push((znode.czxid, parse(&znode.data)));
     }
     for values in found.values_mut() {
         values.sort_unstable();
@@ -107,8 +107,7 @@ pub(super) fn session_order(history: &[Call]) {
         sessions.entry((call.client, call.session)).or_default().push(call);
     }
     for calls in sessions.values_mut() {
-        // Calls of one moment were made in the order in which they were pushed; it is kept.
-        calls.sort_by_key(|call| call.called);
+        calls.sort_by_key(|call| call.number);
         let mut newest = Zxid(0);
         let mut written = None;
         for call in calls {

@@ -19,6 +19,8 @@ pub(super) struct Call {
     /// Which of the client's sessions it was called in.
     pub session: usize,
     pub called: Duration,
+    /// The client's calls in order.
+    pub number: u64,
     /// `None`: it was never answered, because its node crashed.
     pub answered: Option<Duration>,
     pub what: What,
@@ -47,8 +49,9 @@ struct Client {
     opening: Option<(u64, Pending<Session>)>,
     session: Option<(u64, Session)>,
     sessions: usize,
-    under_way: Vec<(Duration, Underway)>,
+    under_way: Vec<(Duration, u64, Underway)>,
     next_value: u64,
+    calls: u64,
 }
 
 /// All clients, and what they have seen.
@@ -67,6 +70,7 @@ impl Workload {
             sessions: 0,
             under_way: Vec::new(),
             next_value: 0,
+            calls: 0,
         };
         Workload { clients: (0..clients).map(client).collect(), history: Vec::new(), depth }
     }
@@ -170,13 +174,14 @@ impl Client {
             2 => Underway::Read(true, session.linearizable().get("/register")),
             _ => Underway::Read(false, session.get("/register")),
         };
-        self.under_way.push((sim.now(), underway));
+        self.calls += 1;
+        self.under_way.push((sim.now(), self.calls, underway));
     }
 
     /// Moves what is answered to the history.
     fn collect(&mut self, now: Duration, history: &mut Vec<Call>) {
         let (client, session) = (self.number, self.sessions);
-        self.under_way.retain_mut(|(called, underway)| {
+        self.under_way.retain_mut(|(called, number, underway)| {
             let what = match underway {
                 Underway::Append(value, pending) => pending.try_wait().map(|result| What::Append {
                     value: *value,
@@ -188,13 +193,14 @@ impl Client {
                 }),
                 Underway::Read(linearizable, pending) => pending.try_wait().map(|result| What::Read {
                     linearizable: *linearizable,
-                    result: Some(result.map(|(data, stat)| (number(&data), stat.mzxid))),
+                    result: Some(result.map(|(data, stat)| (parse(&data), stat.mzxid))),
                 }),
             };
             let Some(what) = what else {
                 return true;
             };
-            history.push(Call { client, session, called: *called, answered: Some(now), what });
+            let (called, number, answered) = (*called, *number, Some(now));
+            history.push(Call { client, session, called, number, answered, what });
             false
         });
     }
@@ -202,19 +208,19 @@ impl Client {
     /// The session is over, or its node is: what is under way is never answered.
     fn abandon(&mut self, history: &mut Vec<Call>) {
         let (client, session) = (self.number, self.sessions);
-        for (called, underway) in self.under_way.drain(..) {
+        for (called, number, underway) in self.under_way.drain(..) {
             let what = match underway {
                 Underway::Append(value, _) => What::Append { value, result: None },
                 Underway::Set(value, _) => What::Set { value, result: None },
                 Underway::Read(linearizable, _) => What::Read { linearizable, result: None },
             };
-            history.push(Call { client, session, called, answered: None, what });
+            history.push(Call { client, session, called, number, answered: None, what });
         }
         self.session = None;
     }
 }
 
-pub(super) fn number(data: &[u8]) -> u64 {
+pub(super) fn parse(data: &[u8]) -> u64 {
     std::str::from_utf8(data).ok().and_then(|text| text.parse().ok()).expect("a number was written")
 }
 
