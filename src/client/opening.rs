@@ -24,7 +24,9 @@ pub struct Credentials {
 impl fmt::Debug for Credentials {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // The password is not for logs.
-        f.debug_struct("Credentials").field("session", &self.session).finish_non_exhaustive()
+        f.debug_struct("Credentials")
+            .field("session", &self.session)
+            .finish_non_exhaustive()
     }
 }
 
@@ -37,7 +39,9 @@ pub struct SessionBuilder {
 
 impl fmt::Debug for SessionBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SessionBuilder").field("timeout", &self.timeout).finish_non_exhaustive()
+        f.debug_struct("SessionBuilder")
+            .field("timeout", &self.timeout)
+            .finish_non_exhaustive()
     }
 }
 
@@ -50,7 +54,10 @@ impl Node {
 
 impl SessionBuilder {
     pub(crate) fn on(node: Arc<NodeShared>) -> SessionBuilder {
-        SessionBuilder { node, timeout: Duration::from_secs(10) }
+        SessionBuilder {
+            node,
+            timeout: Duration::from_secs(10),
+        }
     }
 
     /// How long the session outlives the silence of its node: 10 s by default, clamped to the
@@ -80,7 +87,11 @@ impl SessionBuilder {
     pub(crate) fn open_with(self, password: Password) -> Pending<Session> {
         let (call, answer) = Call::session(password);
         let timeout_ms = self.timeout_ms();
-        self.node.command(Command::Open { password, timeout_ms, call });
+        self.node.command(Command::Open {
+            password,
+            timeout_ms,
+            call,
+        });
         self.pending(answer)
     }
 
@@ -101,15 +112,18 @@ impl SessionBuilder {
         let (session, password) = (credentials.session, credentials.password);
         let (call, answer) = Call::session(password);
         let timeout_ms = self.timeout_ms();
-        let command = Command::Attach { session, password, timeout_ms, nonce, call };
+        let command = Command::Attach {
+            session,
+            password,
+            timeout_ms,
+            nonce,
+            call,
+        };
         self.node.command(command);
         self.pending(answer)
     }
 
-    fn pending(
-        self,
-        answer: oneshot::Receiver<crate::Result<Value>>,
-    ) -> Pending<Session> {
+    fn pending(self, answer: oneshot::Receiver<crate::Result<Value>>) -> Pending<Session> {
         let node = self.node;
         let convert = move |shared| Session::new(Arc::clone(&node), shared);
         Pending::waiting(answer, Convert::Session(Box::new(convert)))
@@ -117,5 +131,7 @@ impl SessionBuilder {
 }
 
 fn no_randomness(error: getrandom::Error) -> Error {
-    Error::System { reason: format!("the operating system gives no random bytes: {error}") }
+    Error::System {
+        reason: format!("the operating system gives no random bytes: {error}"),
+    }
 }

@@ -65,14 +65,18 @@ impl<T> Unpin for Pending<T> {}
 
 impl<T> Pending<T> {
     pub(super) fn ready(result: Result<T>) -> Pending<T> {
-        Pending { source: Source::Ready(Some(result)) }
+        Pending {
+            source: Source::Ready(Some(result)),
+        }
     }
 
     pub(super) fn waiting(
         answer: oneshot::Receiver<Result<Value>>,
         convert: Convert<T>,
     ) -> Pending<T> {
-        Pending { source: Source::Waiting { answer, convert } }
+        Pending {
+            source: Source::Waiting { answer, convert },
+        }
     }
 
     /// Blocks this thread until the answer is there.
@@ -85,9 +89,7 @@ impl<T> Pending<T> {
     pub fn wait(self) -> Result<T> {
         match self.source {
             Source::Ready(result) => result.expect(TAKEN),
-            Source::Waiting { answer, convert } => {
-                settle(answer.recv().map_err(drop), &convert)
-            }
+            Source::Waiting { answer, convert } => settle(answer.recv().map_err(drop), &convert),
         }
     }
 
@@ -143,14 +145,13 @@ impl<T> Pending<T> {
 
 const TAKEN: &str = "the answer of this operation was taken before";
 
-fn settle<T>(
-    received: std::result::Result<Result<Value>, ()>,
-    convert: &Convert<T>,
-) -> Result<T> {
+fn settle<T>(received: std::result::Result<Result<Value>, ()>, convert: &Convert<T>) -> Result<T> {
     match received {
         Ok(result) => result.map(|value| convert.convert(value)),
         // The loop has ended without a word, which it does only when it panics.
-        Err(()) => Err(Error::OutcomeUnknown { reason: "the node's loop has ended" }),
+        Err(()) => Err(Error::OutcomeUnknown {
+            reason: "the node's loop has ended",
+        }),
     }
 }
 

@@ -77,7 +77,10 @@ impl fmt::Debug for Session {
 
 impl Session {
     pub(super) fn new(node: Arc<NodeShared>, shared: Arc<SessionShared>) -> Session {
-        Session { handle: Arc::new(Handle { node, shared }), linearizable: false }
+        Session {
+            handle: Arc::new(Handle { node, shared }),
+            linearizable: false,
+        }
     }
 
     pub(super) fn node(&self) -> &NodeShared {
@@ -97,7 +100,10 @@ impl Session {
 
     /// What it takes to attach it on another node.
     pub fn credentials(&self) -> Credentials {
-        Credentials { session: self.id(), password: self.handle.shared.password }
+        Credentials {
+            session: self.id(),
+            password: self.handle.shared.password,
+        }
     }
 
     /// How long it outlives the silence of its node, as the cluster has granted it.
@@ -113,7 +119,9 @@ impl Session {
     /// Whether the cluster can't have ended the session yet: by the node's own clock, which is asked
     /// now. False soon enough that whoever stops acting then stops before anybody else begins.
     pub fn is_certain(&self) -> bool {
-        self.handle.shared.is_certain(self.handle.node.clock.now().monotonic)
+        self.handle
+            .shared
+            .is_certain(self.handle.node.clock.now().monotonic)
     }
 
     /// Waits until the state is another than `state`, at most `timeout`, and returns it.
@@ -128,7 +136,10 @@ impl Session {
     /// Such a read waits for the session's earlier writes; of its later ones it may see some, when
     /// they are called before it is answered.
     pub fn linearizable(&self) -> Session {
-        Session { handle: self.handle.clone(), linearizable: true }
+        Session {
+            handle: self.handle.clone(),
+            linearizable: true,
+        }
     }
 
     /// Proves an identity: from then on the session may do what ACLs allow to it.
@@ -182,7 +193,13 @@ impl Session {
     /// [`Error::NoNode`], [`Error::BadVersion`], [`Error::NotEmpty`], [`Error::NoAuth`],
     /// [`Error::BadArguments`] (a system znode).
     pub fn delete(&self, path: &str, version: Version) -> Pending<()> {
-        self.write(&Op::Delete { path: path.to_string(), version }, drop)
+        self.write(
+            &Op::Delete {
+                path: path.to_string(),
+                version,
+            },
+            drop,
+        )
     }
 
     /// Sets a znode's data, if it has this version.
@@ -192,10 +209,17 @@ impl Session {
     /// [`Error::QuotaExceeded`].
     pub fn set(&self, path: &str, data: impl AsRef<[u8]>, version: Version) -> Pending<Stat> {
         let data = Bytes::copy_from_slice(data.as_ref());
-        self.write(&Op::SetData { path: path.to_string(), data, version }, |result| match result {
-            OpResult::DataSet(stat) => stat,
-            other => unreachable!("a set gives a stat, not {other:?}"),
-        })
+        self.write(
+            &Op::SetData {
+                path: path.to_string(),
+                data,
+                version,
+            },
+            |result| match result {
+                OpResult::DataSet(stat) => stat,
+                other => unreachable!("a set gives a stat, not {other:?}"),
+            },
+        )
     }
 
     /// Sets a znode's ACL, if the ACL has this version.
@@ -203,7 +227,11 @@ impl Session {
     /// # Errors
     /// [`Error::NoNode`], [`Error::BadVersion`], [`Error::NoAuth`], [`Error::InvalidAcl`].
     pub fn set_acl(&self, path: &str, acl: &[Acl], version: Version) -> Pending<Stat> {
-        let op = Op::SetAcl { path: path.to_string(), acl: acl.to_vec(), version };
+        let op = Op::SetAcl {
+            path: path.to_string(),
+            acl: acl.to_vec(),
+            version,
+        };
         self.write(&op, |result| match result {
             OpResult::AclSet(stat) => stat,
             other => unreachable!("a set of an ACL gives a stat, not {other:?}"),
@@ -248,7 +276,12 @@ impl Session {
     /// # Errors
     /// [`Error::NoNode`], [`Error::NoAuth`], [`Error::InvalidPath`].
     pub fn get(&self, path: &str) -> Pending<(ZnodeData, Stat)> {
-        self.read(ReadOp::Data { path: path.to_string() }, reads::data)
+        self.read(
+            ReadOp::Data {
+                path: path.to_string(),
+            },
+            reads::data,
+        )
     }
 
     /// The stat of a znode; `None` where there is none.
@@ -256,7 +289,12 @@ impl Session {
     /// # Errors
     /// [`Error::NoAuth`], [`Error::InvalidPath`].
     pub fn exists(&self, path: &str) -> Pending<Option<Stat>> {
-        self.read(ReadOp::Exists { path: path.to_string() }, reads::existence)
+        self.read(
+            ReadOp::Exists {
+                path: path.to_string(),
+            },
+            reads::existence,
+        )
     }
 
     /// The names of a znode's children, sorted and shared with the tree, and its stat.
@@ -264,7 +302,12 @@ impl Session {
     /// # Errors
     /// [`Error::NoNode`], [`Error::NoAuth`], [`Error::InvalidPath`].
     pub fn children(&self, path: &str) -> Pending<(ChildNames, Stat)> {
-        self.read(ReadOp::Children { path: path.to_string() }, reads::children)
+        self.read(
+            ReadOp::Children {
+                path: path.to_string(),
+            },
+            reads::children,
+        )
     }
 
     /// The ACL of a znode, and its stat. Whoever may not set it sees digests without their hash.
@@ -272,12 +315,22 @@ impl Session {
     /// # Errors
     /// [`Error::NoNode`], [`Error::NoAuth`], [`Error::InvalidPath`].
     pub fn acl(&self, path: &str) -> Pending<(Vec<Acl>, Stat)> {
-        self.read(ReadOp::Acl { path: path.to_string() }, reads::acl)
+        self.read(
+            ReadOp::Acl {
+                path: path.to_string(),
+            },
+            reads::acl,
+        )
     }
 
     /// The session's own ephemerals whose paths begin with `prefix`, as text, sorted.
     pub fn ephemerals(&self, prefix: &str) -> Pending<Vec<ZnodePath>> {
-        self.read(ReadOp::Ephemerals { prefix: prefix.to_string() }, reads::paths)
+        self.read(
+            ReadOp::Ephemerals {
+                prefix: prefix.to_string(),
+            },
+            reads::paths,
+        )
     }
 
     /// How many znodes there are below a path, at all depths. Counted while writes go on.
@@ -285,12 +338,20 @@ impl Session {
     /// # Errors
     /// [`Error::NoNode`], [`Error::NoAuth`], [`Error::InvalidPath`].
     pub fn all_children_number(&self, path: &str) -> Pending<usize> {
-        self.read(ReadOp::AllChildrenNumber { path: path.to_string() }, reads::number)
+        self.read(
+            ReadOp::AllChildrenNumber {
+                path: path.to_string(),
+            },
+            reads::number,
+        )
     }
 
     /// Several reads as of one moment, each with its own result (ZooKeeper's `multiRead`).
     pub fn multi_read(&self, reads: &[Read]) -> Pending<Vec<Result<ReadAnswer>>> {
-        self.read(ReadOp::Multi(reads.iter().map(Read::op).collect()), reads::answers)
+        self.read(
+            ReadOp::Multi(reads.iter().map(Read::op).collect()),
+            reads::answers,
+        )
     }
 
     // ---- Watches ------------------------------------------------------------------------------
@@ -310,7 +371,9 @@ impl Session {
     /// As [`Session::get`]; no watch is set then.
     pub fn get_and_watch(&self, path: &str, watcher: &Watcher) -> Pending<(ZnodeData, Stat)> {
         self.read_and_watch(
-            ReadOp::Data { path: path.to_string() },
+            ReadOp::Data {
+                path: path.to_string(),
+            },
             (path, WatchKind::Data, watcher),
             reads::data,
         )
@@ -322,7 +385,9 @@ impl Session {
     /// As [`Session::exists`]; no watch is set then.
     pub fn exists_and_watch(&self, path: &str, watcher: &Watcher) -> Pending<Option<Stat>> {
         self.read_and_watch(
-            ReadOp::Exists { path: path.to_string() },
+            ReadOp::Exists {
+                path: path.to_string(),
+            },
             (path, WatchKind::Data, watcher),
             reads::existence,
         )
@@ -334,7 +399,9 @@ impl Session {
     /// As [`Session::children`]; no watch is set then.
     pub fn children_and_watch(&self, path: &str, watcher: &Watcher) -> Pending<(ChildNames, Stat)> {
         self.read_and_watch(
-            ReadOp::Children { path: path.to_string() },
+            ReadOp::Children {
+                path: path.to_string(),
+            },
             (path, WatchKind::Children, watcher),
             reads::children,
         )
@@ -377,7 +444,12 @@ impl Session {
         (path, kind, watcher): (&str, WatchKind, &Watcher),
         convert: fn(ReadResult) -> T,
     ) -> Pending<T> {
-        let path = match self.handle.shared.check().and_then(|()| ZnodePath::parse(path)) {
+        let path = match self
+            .handle
+            .shared
+            .check()
+            .and_then(|()| ZnodePath::parse(path))
+        {
             Ok(path) => path,
             Err(error) => return Pending::ready(Err(error)),
         };

@@ -40,7 +40,11 @@ impl fmt::Debug for Watcher {
 
 impl Watcher {
     pub(super) fn new(session: Session, queue: Arc<WatchQueue>) -> Watcher {
-        Watcher { session, queue, ended: false }
+        Watcher {
+            session,
+            queue,
+            ended: false,
+        }
     }
 
     pub(super) fn queue(&self) -> &Arc<WatchQueue> {
@@ -61,7 +65,11 @@ impl Watcher {
         if self.ended {
             return Ok(None);
         }
-        let event = self.queue.receiver().recv_timeout(timeout).map_err(|_| Error::Timeout)?;
+        let event = self
+            .queue
+            .receiver()
+            .recv_timeout(timeout)
+            .map_err(|_| Error::Timeout)?;
         Ok(Some(self.seen(event)))
     }
 
@@ -71,9 +79,19 @@ impl Watcher {
     /// [`Error::NoWatcher`] where there is none of this kind on the path, [`Error::InvalidPath`].
     pub fn remove(&self, path: &str, kind: WatchKind) -> Result<()> {
         let path = ZnodePath::parse(path)?;
-        let removed =
-            self.session.node().watches.lock().remove(&self.queue, path.as_str(), kind);
-        if removed { Ok(()) } else { Err(Error::NoWatcher { path: path.to_string() }) }
+        let removed = self
+            .session
+            .node()
+            .watches
+            .lock()
+            .remove(&self.queue, path.as_str(), kind);
+        if removed {
+            Ok(())
+        } else {
+            Err(Error::NoWatcher {
+                path: path.to_string(),
+            })
+        }
     }
 
     fn seen(&mut self, event: Event) -> Event {
@@ -112,6 +130,10 @@ impl Stream for Watcher {
 
 impl Drop for Watcher {
     fn drop(&mut self) {
-        self.session.node().watches.lock().remove_watcher(&self.queue);
+        self.session
+            .node()
+            .watches
+            .lock()
+            .remove_watcher(&self.queue);
     }
 }

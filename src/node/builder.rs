@@ -19,9 +19,7 @@ use crate::consensus::{Consensus, RaftCore, RaftOptions};
 use crate::ids::{ClusterId, NodeId};
 use crate::replica::{Replica, ReplicaOptions};
 use crate::state::{Restore, RestoredState, Settings, State};
-use crate::storage::{
-    self, Configuration, Identity, SnapshotMeta, Storage, StorageError,
-};
+use crate::storage::{self, Configuration, Identity, SnapshotMeta, Storage, StorageError};
 use crate::transport::{self, Inbox, Message, Transport, TransportError};
 
 /// Why a node could not be started.
@@ -275,7 +273,13 @@ impl NodeBuilder {
         })?);
         let for_loop = shared.clone();
         threads.push(spawn(id, "loop", move || run(driver, &wake, &for_loop))?);
-        Ok(Node { id, cluster, shared, transport, threads: Mutex::new(threads) })
+        Ok(Node {
+            id,
+            cluster,
+            shared,
+            transport,
+            threads: Mutex::new(threads),
+        })
     }
 
     /// Everything that a node is made of, but its threads.
@@ -284,7 +288,10 @@ impl NodeBuilder {
         let voters = self.checked_voters(id)?;
         let storage = self.open_storage()?;
         let (meta, restored, cluster) = self.load(id, voters, &*storage)?;
-        let clock = self.clock.take().unwrap_or_else(|| Arc::new(SystemClock::new()));
+        let clock = self
+            .clock
+            .take()
+            .unwrap_or_else(|| Arc::new(SystemClock::new()));
         let transport = self.take_transport(id)?;
 
         let options = self.replica_options(id)?;
@@ -303,8 +310,14 @@ impl NodeBuilder {
         let (done, done_out) = unbounded();
         let (writes, writes_out) = bounded(WRITE_JOBS_MAX);
         let (snapshots, snapshots_out) = bounded(SNAPSHOT_JOBS_MAX);
-        let shared =
-            Arc::new(NodeShared::new(id, cluster, reader, commands, waker.clone(), clock));
+        let shared = Arc::new(NodeShared::new(
+            id,
+            cluster,
+            reader,
+            commands,
+            waker.clone(),
+            clock,
+        ));
         let queues = Queues {
             commands: commands_out,
             peers: peers_out,
@@ -312,8 +325,20 @@ impl NodeBuilder {
             writes,
             snapshots,
         };
-        let driver = Driver::new(id, cluster, replica, queues, transport.clone(), shared.clone());
-        transport.start(Arc::new(PeerInbox { cluster, id, peers, waker: waker.clone() }))?;
+        let driver = Driver::new(
+            id,
+            cluster,
+            replica,
+            queues,
+            transport.clone(),
+            shared.clone(),
+        );
+        transport.start(Arc::new(PeerInbox {
+            cluster,
+            id,
+            peers,
+            waker: waker.clone(),
+        }))?;
         Ok(Assembly {
             id,
             cluster,
@@ -339,7 +364,9 @@ impl NodeBuilder {
             return Err(invalid("a voter is named twice"));
         }
         if !voters.contains(&id) {
-            return Err(invalid(format!("node {id} is not among the voters {voters:?}")));
+            return Err(invalid(format!(
+                "node {id} is not among the voters {voters:?}"
+            )));
         }
         Ok(voters)
     }
@@ -349,21 +376,23 @@ impl NodeBuilder {
             (Some(_), Some(_)) => Err(invalid("both a storage and a directory are given")),
             (Some(storage), None) => Ok(storage),
             #[cfg(feature = "log")]
-            (None, Some(dir)) => {
-                Ok(Arc::new(storage::Log::open(dir, storage::LogOptions::default())?))
-            }
+            (None, Some(dir)) => Ok(Arc::new(storage::Log::open(
+                dir,
+                storage::LogOptions::default(),
+            )?)),
             #[cfg(not(feature = "log"))]
             (None, Some(_)) => Err(invalid("a directory takes the feature `log`")),
             (None, None) => Ok(Arc::new(storage::Memory::new())),
         }
     }
 
-    fn take_transport(&mut self, id: NodeId) -> std::result::Result<Arc<dyn Transport>, StartError> {
+    fn take_transport(
+        &mut self,
+        id: NodeId,
+    ) -> std::result::Result<Arc<dyn Transport>, StartError> {
         match self.transport.take() {
             Some(transport) => Ok(transport),
-            None if self.voters.len() == 1 => {
-                Ok(Arc::new(transport::Network::new(0).endpoint(id)))
-            }
+            None if self.voters.len() == 1 => Ok(Arc::new(transport::Network::new(0).endpoint(id))),
             None => Err(invalid("a node with peers needs a transport")),
         }
     }
@@ -382,17 +411,22 @@ impl NodeBuilder {
             let meta = SnapshotMeta {
                 index: 1,
                 term: 1,
-                configuration: Configuration { voters: voters.clone(), ..Default::default() },
+                configuration: Configuration {
+                    voters: voters.clone(),
+                    ..Default::default()
+                },
             };
             let genesis = genesis(&self.settings);
             storage.bootstrap(Identity { cluster, node: id }, &meta, &genesis)?;
         }
         let recovered = storage.recover()?;
-        let mut reader = storage.snapshot_reader()?.ok_or_else(|| StorageError::Corrupt {
-            path: format!("{storage:?}"),
-            offset: 0,
-            reason: "it has an identity but no snapshot".to_string(),
-        })?;
+        let mut reader = storage
+            .snapshot_reader()?
+            .ok_or_else(|| StorageError::Corrupt {
+                path: format!("{storage:?}"),
+                offset: 0,
+                reason: "it has an identity but no snapshot".to_string(),
+            })?;
         let mut restore = Restore::default();
         let mut offset = 0;
         let corrupt = |offset, reason: String| StorageError::Corrupt {
@@ -405,10 +439,14 @@ impl NodeBuilder {
             if chunk.is_empty() {
                 break;
             }
-            restore.feed(&chunk).map_err(|error| corrupt(offset, error.to_string()))?;
+            restore
+                .feed(&chunk)
+                .map_err(|error| corrupt(offset, error.to_string()))?;
             offset += chunk.len() as u64;
         }
-        let restored = restore.finish().map_err(|error| corrupt(offset, error.to_string()))?;
+        let restored = restore
+            .finish()
+            .map_err(|error| corrupt(offset, error.to_string()))?;
         let cluster = cluster_id(&self.cluster, &voters, restored.settings());
         recovered.check_identity(&format!("{storage:?}"), Identity { cluster, node: id })?;
         Ok((reader.meta().clone(), restored, cluster))
@@ -474,7 +512,9 @@ const WRITE_JOBS_MAX: usize = 65_536;
 const SNAPSHOT_JOBS_MAX: usize = 65_536;
 
 fn invalid(reason: impl Into<String>) -> StartError {
-    StartError::Option { reason: reason.into() }
+    StartError::Option {
+        reason: reason.into(),
+    }
 }
 
 fn random() -> std::result::Result<u64, StartError> {
@@ -501,7 +541,9 @@ fn cluster_id(name: &str, voters: &[NodeId], settings: &Settings) -> ClusterId {
     }
     hash.update(format!("{settings:?}"));
     let digest = hash.finalize();
-    ClusterId(u64::from_be_bytes(digest[..8].try_into().expect("a digest has 20 bytes")))
+    ClusterId(u64::from_be_bytes(
+        digest[..8].try_into().expect("a digest has 20 bytes"),
+    ))
 }
 
 fn spawn(
@@ -529,7 +571,10 @@ impl Inbox for PeerInbox {
         if message.cluster() != self.cluster || message.to() != self.id {
             return false;
         }
-        let taken = self.peers.try_send((message.from(), message.into_payload())).is_ok();
+        let taken = self
+            .peers
+            .try_send((message.from(), message.into_payload()))
+            .is_ok();
         self.waker.wake();
         taken
     }

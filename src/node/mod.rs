@@ -95,7 +95,8 @@ impl Node {
     /// [`Error::BadArguments`] where this node doesn't lead or `to` is no voter.
     pub fn transfer_leadership(&self, to: NodeId) -> Result<()> {
         let (call, answer) = Call::new();
-        self.shared.command(Command::TransferLeadership { to, call });
+        self.shared
+            .command(Command::TransferLeadership { to, call });
         self.taken_in(&answer)
     }
 
@@ -108,7 +109,8 @@ impl Node {
     pub fn change_membership(&self, changes: &[MembershipChange]) -> Result<()> {
         let (call, answer) = Call::new();
         let changes = changes.to_vec();
-        self.shared.command(Command::ChangeMembership { changes, call });
+        self.shared
+            .command(Command::ChangeMembership { changes, call });
         self.taken_in(&answer)
     }
 
@@ -176,4 +178,3 @@ fn run(mut driver: driver::Driver, wake: &Receiver<()>, shared: &NodeShared) {
         let _ = wake.recv_timeout(pause);
     }
 }
-

@@ -124,7 +124,13 @@ impl NodeShared {
             Ok(()) => return self.waker.wake(),
             Err(TrySendError::Full(command)) => {
                 let limit = self.commands_max;
-                (command, Error::Overloaded { queue: "requests to the node", limit })
+                (
+                    command,
+                    Error::Overloaded {
+                        queue: "requests to the node",
+                        limit,
+                    },
+                )
             }
             Err(TrySendError::Disconnected(command)) => (command, self.stopped_error()),
         };
@@ -146,9 +152,21 @@ impl NodeShared {
 
     pub(super) fn update_status(&self, update: impl FnOnce(&mut NodeStatus)) {
         let mut status = self.status.lock();
-        let before = (status.role, status.leader, status.zxid, status.applied_index);
+        let before = (
+            status.role,
+            status.leader,
+            status.zxid,
+            status.applied_index,
+        );
         update(&mut status);
-        if before != (status.role, status.leader, status.zxid, status.applied_index) {
+        if before
+            != (
+                status.role,
+                status.leader,
+                status.zxid,
+                status.applied_index,
+            )
+        {
             self.status_changed.notify_all();
         }
     }
@@ -161,7 +179,9 @@ impl NodeShared {
     ) -> Result<NodeStatus> {
         let mut status = self.status.lock();
         let met = |status: &mut NodeStatus| !condition(status) && status.stopped.is_none();
-        let waited = self.status_changed.wait_while_for(&mut status, met, timeout);
+        let waited = self
+            .status_changed
+            .wait_while_for(&mut status, met, timeout);
         if waited.timed_out() {
             return Err(Error::Timeout);
         }
@@ -178,7 +198,9 @@ impl NodeShared {
 
     pub(crate) fn stopped_error(&self) -> Error {
         let reason = self.status.lock().stopped.clone();
-        Error::Stopped { reason: reason.unwrap_or_else(|| "its loop is gone".to_string()) }
+        Error::Stopped {
+            reason: reason.unwrap_or_else(|| "its loop is gone".to_string()),
+        }
     }
 }
 
@@ -280,7 +302,8 @@ impl SessionShared {
     /// Waits until the state is another than `state`, at most `timeout`.
     pub(crate) fn wait_while(&self, state: SessionState, timeout: Duration) -> SessionState {
         let mut guard = self.lock.lock();
-        self.changed.wait_while_for(&mut guard, |()| self.state() == state, timeout);
+        self.changed
+            .wait_while_for(&mut guard, |()| self.state() == state, timeout);
         self.state()
     }
 

@@ -42,7 +42,9 @@ impl Replica {
         let (time_ms, records) = proto::decode_batch(&entry.data)?;
         for record in records {
             let request = proto::decode_request(&record)?;
-            let applied = self.state.apply(time_ms, &request, &mut self.effects.changes);
+            let applied = self
+                .state
+                .apply(time_ms, &request, &mut self.effects.changes);
             self.settle(request, applied);
         }
         Ok(())
@@ -51,18 +53,32 @@ impl Replica {
     /// Tells whoever at this node has to do with a request what came of it.
     fn settle(&mut self, request: Request, applied: Applied) {
         match request.op {
-            Op::OpenSession { password, owner, .. } | Op::AttachSession { password, owner, .. } => {
+            Op::OpenSession {
+                password, owner, ..
+            }
+            | Op::AttachSession {
+                password, owner, ..
+            } => {
                 if owner == self.options.id {
                     self.settle_opening(&password, &applied);
                 }
-                if let Applied::Now { outcome: Ok(OpResult::Session { id, .. }), .. } = applied {
+                if let Applied::Now {
+                    outcome: Ok(OpResult::Session { id, .. }),
+                    ..
+                } = applied
+                {
                     self.notice_session(id);
                 }
             }
             Op::ExpireSession { session } => self.notice_session(session),
             op => {
                 let closes = matches!(op, Op::CloseSession);
-                self.settle_write(request.session, request.attachment, request.sequence, applied);
+                self.settle_write(
+                    request.session,
+                    request.attachment,
+                    request.sequence,
+                    applied,
+                );
                 if closes {
                     self.notice_session(request.session);
                 }
@@ -109,18 +125,29 @@ impl Replica {
             return;
         };
         match outcome {
-            Ok(OpResult::Session { id, attachment, sequence, timeout_ms }) => {
+            Ok(OpResult::Session {
+                id,
+                attachment,
+                sequence,
+                timeout_ms,
+            }) => {
                 let timeout = Duration::from_millis(timeout_ms.into());
                 let now = self.now.monotonic;
                 let orphans =
-                    self.origin.attach(id, attachment, sequence, timeout, opening.asked_at, now);
+                    self.origin
+                        .attach(id, attachment, sequence, timeout, opening.asked_at, now);
                 for ticket in orphans {
                     let moved = Error::SessionMoved { session: id };
                     self.answer(ticket, Answer::Failed(moved));
                 }
                 let session = self.origin.session(id).expect("it was just attached");
                 let certain_until = session.certain_until;
-                let answer = Answer::Session { id, attachment, timeout_ms, certain_until };
+                let answer = Answer::Session {
+                    id,
+                    attachment,
+                    timeout_ms,
+                    certain_until,
+                };
                 self.answer(opening.ticket, answer);
             }
             Ok(_) => unreachable!("a session's opening gives a session"),

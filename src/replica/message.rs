@@ -267,7 +267,10 @@ mod tests {
             other => panic!("{other:?}"),
         };
         let good = PeerMessage::SnapshotChunk(chunk.clone()).encode();
-        let at = good.windows(4).position(|window| window == b"data").unwrap();
+        let at = good
+            .windows(4)
+            .position(|window| window == b"data")
+            .unwrap();
         let mut damaged = good.to_vec();
         damaged[at] ^= 1;
         let error = PeerMessage::decode(&Bytes::from(damaged)).unwrap_err();

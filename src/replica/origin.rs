@@ -40,6 +40,9 @@ pub(super) struct LocalSession {
     /// The cluster can't have expired the session before this moment: a confirmed touch, plus the
     /// timeout, less a margin for clocks that differ in rate.
     pub certain_until: Duration,
+    /// When it is called lost. The same, but for a session that took long to open: it has not been
+    /// certain yet, nobody relies on it, and a touch may still find it alive.
+    pub lost_at: Duration,
     pub suspended: bool,
     pending: VecDeque<PendingWrite>,
     /// The sequence of the next write.
@@ -107,9 +110,7 @@ impl Origin {
     }
 
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = (SessionId, &mut LocalSession)> {
-        self.sessions
-            .iter_mut()
-            .map(|(id, session)| (*id, session))
+        self.sessions.iter_mut().map(|(id, session)| (*id, session))
     }
 
     pub(super) fn len(&self) -> usize {
@@ -156,10 +157,12 @@ impl Origin {
         asked_at: Duration,
         now: Duration,
     ) -> Vec<Ticket> {
+        let certain_until = asked_at + certain_span(timeout);
         let session = LocalSession {
             attachment,
             timeout,
-            certain_until: asked_at + certain_span(timeout),
+            certain_until,
+            lost_at: certain_until.max(now + certain_span(timeout)),
             suspended: false,
             pending: VecDeque::new(),
             next_sequence: sequence + 1,
@@ -251,7 +254,10 @@ impl Origin {
             .iter()
             .filter(|(_, session)| {
                 session.progress_at < deadline
-                    && session.pending.front().is_some_and(|first| first.sequence <= session.sent_through)
+                    && session
+                        .pending
+                        .front()
+                        .is_some_and(|first| first.sequence <= session.sent_through)
             })
             .map(|(id, _)| *id)
             .collect();
@@ -366,7 +372,10 @@ mod tests {
     }
 
     fn sequences(requests: Vec<RequestRecord>) -> Vec<u64> {
-        requests.into_iter().map(|request| request.sequence).collect()
+        requests
+            .into_iter()
+            .map(|request| request.sequence)
+            .collect()
     }
 
     fn push(origin: &mut Origin, ticket: u64) {

@@ -22,10 +22,10 @@ mod quota;
 mod read;
 mod reader;
 mod reap;
-mod sessions;
-mod set;
 #[cfg(test)]
 mod scripts;
+mod sessions;
+mod set;
 mod settings;
 mod snapshot;
 pub(crate) mod tree;

@@ -17,11 +17,17 @@ pub(super) fn exactly_once(sim: &Sim, history: &[Call]) {
     for path in queue.children().paths() {
         let client = path.name().split('-').next().unwrap().parse().unwrap();
         let znode = state.znode(path.as_str()).unwrap();
-        found.entry(client).or_default().push((znode.czxid, parse(&znode.data)));
+        found
+            .entry(client)
+            .or_default()
+            .push((znode.czxid, parse(&znode.data)));
     }
     for values in found.values_mut() {
         values.sort_unstable();
-        assert!(values.is_sorted_by_key(|(_, value)| value), "out of order: {values:?}");
+        assert!(
+            values.is_sorted_by_key(|(_, value)| value),
+            "out of order: {values:?}"
+        );
         let mut once = values.clone();
         once.dedup_by_key(|(_, value)| *value);
         assert_eq!(once.len(), values.len(), "twice: {values:?}");
@@ -48,8 +54,14 @@ pub(super) fn exactly_once(sim: &Sim, history: &[Call]) {
 pub(super) fn linearizable(history: &[Call]) {
     let mut events: Vec<(Duration, bool, usize)> = Vec::new();
     let seen = |call: &Call| match &call.what {
-        What::Set { result: Some(Ok(zxid)), .. } => Some(*zxid),
-        What::Read { linearizable: true, result: Some(Ok((_, zxid))) } => Some(*zxid),
+        What::Set {
+            result: Some(Ok(zxid)),
+            ..
+        } => Some(*zxid),
+        What::Read {
+            linearizable: true,
+            result: Some(Ok((_, zxid))),
+        } => Some(*zxid),
         _ => None,
     };
     for (index, call) in history.iter().enumerate() {
@@ -73,7 +85,11 @@ pub(super) fn linearizable(history: &[Call]) {
             What::Set { .. } => zxid <= least,
             _ => zxid < least,
         };
-        assert!(!stale, "stale: {:?} was called after {least} was seen", history[index]);
+        assert!(
+            !stale,
+            "stale: {:?} was called after {least} was seen",
+            history[index]
+        );
         newest = newest.max(zxid);
     }
 }
@@ -87,12 +103,24 @@ pub(super) fn reads_are_of_writes(history: &[Call]) {
         }
     }
     for call in history {
-        if let What::Read { result: Some(Ok((value, zxid))), .. } = &call.what
+        if let What::Read {
+            result: Some(Ok((value, zxid))),
+            ..
+        } = &call.what
             && *value != 0
         {
-            let set = values.get(value).unwrap_or_else(|| panic!("never written: {call:?}"));
-            assert!(set.called <= call.answered.unwrap(), "from the future: {call:?}");
-            if let What::Set { result: Some(Ok(set_zxid)), .. } = &set.what {
+            let set = values
+                .get(value)
+                .unwrap_or_else(|| panic!("never written: {call:?}"));
+            assert!(
+                set.called <= call.answered.unwrap(),
+                "from the future: {call:?}"
+            );
+            if let What::Set {
+                result: Some(Ok(set_zxid)),
+                ..
+            } = &set.what
+            {
                 assert_eq!(set_zxid, zxid, "{call:?}");
             }
         }
@@ -104,7 +132,10 @@ pub(super) fn reads_are_of_writes(history: &[Call]) {
 pub(super) fn session_order(history: &[Call]) {
     let mut sessions: BTreeMap<(usize, usize), Vec<&Call>> = BTreeMap::new();
     for call in history {
-        sessions.entry((call.client, call.session)).or_default().push(call);
+        sessions
+            .entry((call.client, call.session))
+            .or_default()
+            .push(call);
     }
     for calls in sessions.values_mut() {
         calls.sort_by_key(|call| call.number);
@@ -112,13 +143,22 @@ pub(super) fn session_order(history: &[Call]) {
         let mut written = None;
         for call in calls {
             match &call.what {
-                What::Set { value, result: Some(Ok(zxid)) } => {
+                What::Set {
+                    value,
+                    result: Some(Ok(zxid)),
+                } => {
                     assert!(*zxid > newest, "a write before what was seen: {call:?}");
                     newest = *zxid;
                     written = Some((*value, *zxid));
                 }
-                What::Read { linearizable: false, result: Some(Ok((value, zxid))) } => {
-                    assert!(*zxid >= newest, "time went back: {call:?}, {newest} was seen");
+                What::Read {
+                    linearizable: false,
+                    result: Some(Ok((value, zxid))),
+                } => {
+                    assert!(
+                        *zxid >= newest,
+                        "time went back: {call:?}, {newest} was seen"
+                    );
                     newest = *zxid;
                     if let Some((own, at)) = written
                         && at == *zxid
@@ -143,6 +183,9 @@ pub(super) fn replicas_agree(sim: &Sim) {
         let zxid = state.zxid();
         let digest = state.digest();
         let (first, other) = digests.entry(zxid).or_insert((id, digest));
-        assert_eq!(*other, digest, "nodes {first} and {id} differ at zxid {zxid}");
+        assert_eq!(
+            *other, digest,
+            "nodes {first} and {id} differ at zxid {zxid}"
+        );
     }
 }

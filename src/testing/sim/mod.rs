@@ -9,8 +9,8 @@ mod checks;
 mod scenarios;
 mod workload;
 
-use std::collections::{BTreeMap, BinaryHeap};
 use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -69,7 +69,10 @@ struct SimClock(Arc<Mutex<Duration>>);
 impl Clock for SimClock {
     fn now(&self) -> Now {
         let monotonic = *self.0.lock();
-        Now { monotonic, wall_ms: 1_600_000_000_000 + monotonic.as_millis() as i64 }
+        Now {
+            monotonic,
+            wall_ms: 1_600_000_000_000 + monotonic.as_millis() as i64,
+        }
     }
 }
 
@@ -201,7 +204,9 @@ impl Sim {
     }
 
     fn up(&self) -> impl Iterator<Item = (u64, &Up)> {
-        self.nodes.iter().filter_map(|(id, up)| Some((*id, up.as_ref()?)))
+        self.nodes
+            .iter()
+            .filter_map(|(id, up)| Some((*id, up.as_ref()?)))
     }
 
     pub(super) fn driver(&self, id: u64) -> &crate::node::driver::Driver {
@@ -214,7 +219,10 @@ impl Sim {
 
     fn start(&mut self, id: u64) {
         self.starts += 1;
-        let endpoint = Endpoint { id: NodeId::new(id).unwrap(), wire: self.wire.clone() };
+        let endpoint = Endpoint {
+            id: NodeId::new(id).unwrap(),
+            wire: self.wire.clone(),
+        };
         let builder = Node::builder(id)
             .voters(self.ids())
             .storage(self.disks[&id].clone())
@@ -222,7 +230,9 @@ impl Sim {
             .clock(self.clock.clone())
             .seed(self.rng.r#gen())
             .boot_nonce(self.starts);
-        let parts = (self.configure)(builder).assemble().expect("a node starts from its own disk");
+        let parts = (self.configure)(builder)
+            .assemble()
+            .expect("a node starts from its own disk");
         let up = Up {
             parts,
             snapshotter: Snapshotter::default(),
@@ -250,7 +260,8 @@ impl Sim {
 
     /// Nothing passes from `from` to `to` any more.
     pub(super) fn cut(&mut self, from: u64, to: u64) {
-        self.cut.push((NodeId::new(from).unwrap(), NodeId::new(to).unwrap()));
+        self.cut
+            .push((NodeId::new(from).unwrap(), NodeId::new(to).unwrap()));
     }
 
     pub(super) fn isolate(&mut self, id: u64) {
@@ -277,7 +288,8 @@ impl Sim {
 
     fn at(&mut self, at: Duration, happening: Happening) {
         self.next_number += 1;
-        self.happenings.push(Reverse((at, self.next_number, happening)));
+        self.happenings
+            .push(Reverse((at, self.next_number, happening)));
     }
 
     fn schedule_faults(&mut self) {
@@ -301,7 +313,11 @@ impl Sim {
     }
 
     /// Goes on until the condition holds, at most for `most`.
-    pub(super) fn run_while(&mut self, most: Duration, mut condition: impl FnMut(&mut Sim) -> bool) {
+    pub(super) fn run_while(
+        &mut self,
+        most: Duration,
+        mut condition: impl FnMut(&mut Sim) -> bool,
+    ) {
         let end = self.now() + most;
         while condition(self) {
             assert!(self.now() < end, "nothing has come of it after {most:?}");
@@ -353,7 +369,10 @@ impl Sim {
                 let id = self.pick();
                 self.crash(id);
                 let pause = self.rng.gen_range(0..3_000);
-                self.at(self.now() + Duration::from_millis(pause), Happening::Restart(id));
+                self.at(
+                    self.now() + Duration::from_millis(pause),
+                    Happening::Restart(id),
+                );
                 let pause = self.rng.gen_range(0..self.faults.crash_ms * 2);
                 self.at(self.now() + Duration::from_millis(pause), Happening::Crash);
             }
@@ -371,7 +390,10 @@ impl Sim {
                 self.cut.clear();
                 if self.faults.partition_ms > 0 {
                     let pause = self.rng.gen_range(0..self.faults.partition_ms * 2);
-                    self.at(self.now() + Duration::from_millis(pause), Happening::Partition);
+                    self.at(
+                        self.now() + Duration::from_millis(pause),
+                        Happening::Partition,
+                    );
                 }
             }
             Happening::Crash | Happening::Partition => {}
@@ -393,7 +415,11 @@ impl Sim {
             let (_, job) = up.writes.pop_front().expect("it was just seen");
             let storage = &up.parts.storage;
             match job {
-                WriteJob::Write { number, publish, batch } => {
+                WriteJob::Write {
+                    number,
+                    publish,
+                    batch,
+                } => {
                     workers::write(storage, publish, &batch).expect("the disk is sound");
                     up.parts.reports.report(Done::Persisted { number });
                 }
@@ -408,22 +434,32 @@ impl Sim {
         }
         if up.next_turn <= now || up.parts.driver.has_work() {
             let runs = up.parts.driver.turn(self.clock.now());
-            assert!(runs, "node {id} has stopped: {:?}", up.parts.shared.status().stopped);
-            up.next_turn = up.parts.driver.next_turn().max(now + Duration::from_micros(1));
+            assert!(
+                runs,
+                "node {id} has stopped: {:?}",
+                up.parts.shared.status().stopped
+            );
+            up.next_turn = up
+                .parts
+                .driver
+                .next_turn()
+                .max(now + Duration::from_micros(1));
             let zxid = up.parts.driver.state().zxid().0;
             for seen in [now.as_nanos() as u64, id, zxid] {
                 self.trace = mix(self.trace, &seen.to_be_bytes());
             }
         }
-        for job in up.parts.writes.try_iter() {
-            let delay = self.rng.gen_range(0..=self.faults.sync_us);
-            let after = up.writes.back().map_or(now, |(at, _)| *at);
-            up.writes.push_back((after.max(now) + Duration::from_micros(delay), job));
+        if up.writes.is_empty() {
+            // Whatever has come while the disk was busy shares one sync.
+            let done_at = now + Duration::from_micros(self.rng.gen_range(0..=self.faults.sync_us));
+            up.writes
+                .extend(up.parts.writes.try_iter().map(|job| (done_at, job)));
         }
         for job in up.parts.snapshots.try_iter() {
             let delay = self.rng.gen_range(0..=self.faults.sync_us);
             let after = up.snapshots.back().map_or(now, |(at, _)| *at);
-            up.snapshots.push_back((after.max(now) + Duration::from_micros(delay), job));
+            up.snapshots
+                .push_back((after.max(now) + Duration::from_micros(delay), job));
         }
         self.carry();
     }
@@ -440,7 +476,8 @@ impl Sim {
                 let number = self.next_number;
                 self.under_way.insert(number, message.clone());
                 let at = self.now() + Duration::from_micros(delay);
-                self.happenings.push(Reverse((at, number, Happening::Deliver(number))));
+                self.happenings
+                    .push(Reverse((at, number, Happening::Deliver(number))));
             }
             let seen = (message.from().as_u64() << 8) + message.to().as_u64();
             self.trace = mix(self.trace, &seen.to_be_bytes());

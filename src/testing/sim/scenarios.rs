@@ -37,11 +37,15 @@ fn chaos(seed: u64, nodes: u64, seconds: u32, faults: Faults, configure: Configu
     let mut last = session.set("/register", "0", Version::ANY);
     let mut zxid = None;
     sim.run_while(SECOND * 60, |_| {
-        zxid = last.try_wait().map(|result| result.expect("it serves").mzxid);
+        zxid = last
+            .try_wait()
+            .map(|result| result.expect("it serves").mzxid);
         zxid.is_none()
     });
     sim.run_while(SECOND * 60, |sim| {
-        sim.ids().iter().any(|id| Some(sim.driver(*id).state().zxid()) < zxid)
+        sim.ids()
+            .iter()
+            .any(|id| Some(sim.driver(*id).state().zxid()) < zxid)
     });
     checks::replicas_agree(&sim);
     checks::exactly_once(&sim, &workload.history);
@@ -53,8 +57,13 @@ fn chaos(seed: u64, nodes: u64, seconds: u32, faults: Faults, configure: Configu
 }
 
 fn seeds() -> std::ops::Range<u64> {
-    let count = std::env::var("QUORATE_SEEDS").ok().and_then(|text| text.parse().ok());
-    let from = std::env::var("QUORATE_SEED_FROM").ok().and_then(|text| text.parse().ok()).unwrap_or(0);
+    let count = std::env::var("QUORATE_SEEDS")
+        .ok()
+        .and_then(|text| text.parse().ok());
+    let from = std::env::var("QUORATE_SEED_FROM")
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(0);
     from..from + count.unwrap_or(3)
 }
 
@@ -68,14 +77,34 @@ fn a_cluster_keeps_its_promises_without_faults() {
 #[test]
 fn a_cluster_keeps_its_promises_on_a_network_that_loses_repeats_and_reorders() {
     for seed in seeds() {
-        chaos(seed, 3, 10, Faults { crash_ms: 0, ..Faults::ALL }, plain);
+        chaos(
+            seed,
+            3,
+            10,
+            Faults {
+                crash_ms: 0,
+                ..Faults::ALL
+            },
+            plain,
+        );
     }
 }
 
 #[test]
 fn a_cluster_keeps_its_promises_when_nodes_crash() {
     for seed in seeds() {
-        chaos(seed, 3, 20, Faults { lose: 0, repeat: 0, partition_ms: 0, ..Faults::ALL }, plain);
+        chaos(
+            seed,
+            3,
+            20,
+            Faults {
+                lose: 0,
+                repeat: 0,
+                partition_ms: 0,
+                ..Faults::ALL
+            },
+            plain,
+        );
     }
 }
 
@@ -135,7 +164,10 @@ fn a_node_that_is_cut_off_knows_that_its_session_is_lost_before_the_cluster_ends
         let mut suspended = false;
         sim.run_while(SECOND * 60, |sim| {
             suspended |= session.state() == crate::SessionState::Suspended;
-            assert!(!(ended(sim) && session.is_certain()), "believed in after its end");
+            assert!(
+                !(ended(sim) && session.is_certain()),
+                "believed in after its end"
+            );
             !ended(sim)
         });
         assert!(suspended, "it was never told");

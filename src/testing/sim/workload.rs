@@ -5,12 +5,12 @@ use std::time::Duration;
 use rand::Rng;
 
 use super::Sim;
+use crate::CreateMode;
 use crate::client::{Created, Pending, Session, SessionBuilder};
 use crate::error::Result;
 use crate::ids::{Version, Zxid};
 use crate::stat::Stat;
 use crate::state::ZnodeData;
-use crate::CreateMode;
 
 /// A finished call.
 #[derive(Clone, Debug)]
@@ -29,11 +29,20 @@ pub(super) struct Call {
 #[derive(Clone, Debug)]
 pub(super) enum What {
     /// The n-th sequential create of this client.
-    Append { value: u64, result: Option<Result<Zxid>> },
+    Append {
+        value: u64,
+        result: Option<Result<Zxid>>,
+    },
     /// A set of the register.
-    Set { value: u64, result: Option<Result<Zxid>> },
+    Set {
+        value: u64,
+        result: Option<Result<Zxid>>,
+    },
     /// A read of the register: its value and the write that made it.
-    Read { linearizable: bool, result: Option<Result<(u64, Zxid)>> },
+    Read {
+        linearizable: bool,
+        result: Option<Result<(u64, Zxid)>>,
+    },
 }
 
 enum Underway {
@@ -72,7 +81,11 @@ impl Workload {
             next_value: 0,
             calls: 0,
         };
-        Workload { clients: (0..clients).map(client).collect(), history: Vec::new(), depth }
+        Workload {
+            clients: (0..clients).map(client).collect(),
+            history: Vec::new(),
+            depth,
+        }
     }
 
     /// Makes the znodes that the clients use.
@@ -102,7 +115,10 @@ impl Workload {
     }
 
     pub(super) fn calls_under_way(&self) -> usize {
-        self.clients.iter().map(|client| client.under_way.len()).sum()
+        self.clients
+            .iter()
+            .map(|client| client.under_way.len())
+            .sum()
     }
 }
 
@@ -111,7 +127,9 @@ pub(super) fn open(sim: &mut Sim, id: u64) -> Session {
     let mut pending = begin_open(sim, id).expect("the node is up");
     let mut session = None;
     sim.run_while(Duration::from_secs(60), |_| {
-        session = pending.try_wait().map(|result| result.expect("sessions can be opened"));
+        session = pending
+            .try_wait()
+            .map(|result| result.expect("sessions can be opened"));
         session.is_none()
     });
     session.expect("it was opened")
@@ -120,18 +138,29 @@ pub(super) fn open(sim: &mut Sim, id: u64) -> Session {
 fn begin_open(sim: &mut Sim, id: u64) -> Option<Pending<Session>> {
     let node = sim.node(id)?;
     let timeout = Duration::from_secs(4);
-    Some(SessionBuilder::on(node).timeout(timeout).open_with(sim.rng.r#gen()))
+    Some(
+        SessionBuilder::on(node)
+            .timeout(timeout)
+            .open_with(sim.rng.r#gen()),
+    )
 }
 
 impl Client {
     fn step(&mut self, sim: &mut Sim, history: &mut Vec<Call>, calling: bool, depth: usize) {
         self.collect(sim.now(), history);
         let node = self.session.as_ref().map(|(node, _)| *node);
-        let over = self.session.as_ref().is_some_and(|(_, session)| session.state().is_final());
+        let over = self
+            .session
+            .as_ref()
+            .is_some_and(|(_, session)| session.state().is_final());
         if over || node.is_some_and(|node| !sim.is_up(node)) {
             self.abandon(history);
         }
-        if self.opening.as_ref().is_some_and(|(node, _)| !sim.is_up(*node)) {
+        if self
+            .opening
+            .as_ref()
+            .is_some_and(|(node, _)| !sim.is_up(*node))
+        {
             self.opening = None;
         }
         if self.session.is_none() {
@@ -169,7 +198,10 @@ impl Client {
             }
             1 => {
                 let value = sim.rng.gen_range(1..u64::MAX);
-                Underway::Set(value, session.set("/register", value.to_string(), Version::ANY))
+                Underway::Set(
+                    value,
+                    session.set("/register", value.to_string(), Version::ANY),
+                )
             }
             2 => Underway::Read(true, session.linearizable().get("/register")),
             _ => Underway::Read(false, session.get("/register")),
@@ -191,16 +223,25 @@ impl Client {
                     value: *value,
                     result: Some(result.map(|stat| stat.mzxid)),
                 }),
-                Underway::Read(linearizable, pending) => pending.try_wait().map(|result| What::Read {
-                    linearizable: *linearizable,
-                    result: Some(result.map(|(data, stat)| (parse(&data), stat.mzxid))),
-                }),
+                Underway::Read(linearizable, pending) => {
+                    pending.try_wait().map(|result| What::Read {
+                        linearizable: *linearizable,
+                        result: Some(result.map(|(data, stat)| (parse(&data), stat.mzxid))),
+                    })
+                }
             };
             let Some(what) = what else {
                 return true;
             };
             let (called, number, answered) = (*called, *number, Some(now));
-            history.push(Call { client, session, called, number, answered, what });
+            history.push(Call {
+                client,
+                session,
+                called,
+                number,
+                answered,
+                what,
+            });
             false
         });
     }
@@ -210,17 +251,35 @@ impl Client {
         let (client, session) = (self.number, self.sessions);
         for (called, number, underway) in self.under_way.drain(..) {
             let what = match underway {
-                Underway::Append(value, _) => What::Append { value, result: None },
-                Underway::Set(value, _) => What::Set { value, result: None },
-                Underway::Read(linearizable, _) => What::Read { linearizable, result: None },
+                Underway::Append(value, _) => What::Append {
+                    value,
+                    result: None,
+                },
+                Underway::Set(value, _) => What::Set {
+                    value,
+                    result: None,
+                },
+                Underway::Read(linearizable, _) => What::Read {
+                    linearizable,
+                    result: None,
+                },
             };
-            history.push(Call { client, session, called, number, answered: None, what });
+            history.push(Call {
+                client,
+                session,
+                called,
+                number,
+                answered: None,
+                what,
+            });
         }
         self.session = None;
     }
 }
 
 pub(super) fn parse(data: &[u8]) -> u64 {
-    std::str::from_utf8(data).ok().and_then(|text| text.parse().ok()).expect("a number was written")
+    std::str::from_utf8(data)
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .expect("a number was written")
 }
-
