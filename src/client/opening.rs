@@ -8,7 +8,7 @@ use super::pending::Convert;
 use super::{Pending, Session};
 use crate::error::Error;
 use crate::ids::SessionId;
-use crate::node::{Call, Command, Node, Value};
+use crate::node::{Call, Command, Node, NodeShared, Value};
 use crate::op::Password;
 
 /// What it takes to attach a session on another node: its id, and a password of 16 random bytes.
@@ -29,21 +29,30 @@ impl fmt::Debug for Credentials {
 }
 
 /// Asks a node for a session.
-#[derive(Debug)]
 #[must_use = "nothing happens before `open` or `attach`"]
-pub struct SessionBuilder<'a> {
-    node: &'a Node,
+pub struct SessionBuilder {
+    node: Arc<NodeShared>,
     timeout: Duration,
+}
+
+impl fmt::Debug for SessionBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SessionBuilder").field("timeout", &self.timeout).finish_non_exhaustive()
+    }
 }
 
 impl Node {
     /// Asks for a session on this node.
-    pub fn session(&self) -> SessionBuilder<'_> {
-        SessionBuilder { node: self, timeout: Duration::from_secs(10) }
+    pub fn session(&self) -> SessionBuilder {
+        SessionBuilder::on(Arc::clone(self.shared()))
     }
 }
 
-impl SessionBuilder<'_> {
+impl SessionBuilder {
+    pub(crate) fn on(node: Arc<NodeShared>) -> SessionBuilder {
+        SessionBuilder { node, timeout: Duration::from_secs(10) }
+    }
+
     /// How long the session outlives the silence of its node: 10 s by default, clamped to the
     /// cluster's limits.
     pub fn timeout(mut self, timeout: Duration) -> Self {
@@ -64,9 +73,14 @@ impl SessionBuilder<'_> {
         if let Err(error) = getrandom::fill(&mut password) {
             return Pending::ready(Err(no_randomness(error)));
         }
+        self.open_with(password)
+    }
+
+    /// [`SessionBuilder::open`] with a password that the caller has drawn.
+    pub(crate) fn open_with(self, password: Password) -> Pending<Session> {
         let (call, answer) = Call::session(password);
         let timeout_ms = self.timeout_ms();
-        self.node.shared().command(Command::Open { password, timeout_ms, call });
+        self.node.command(Command::Open { password, timeout_ms, call });
         self.pending(answer)
     }
 
@@ -76,23 +90,27 @@ impl SessionBuilder<'_> {
     /// # Errors
     /// [`Error::WrongPassword`], [`Error::SessionExpired`], [`Error::Overloaded`], [`Error::Stopped`].
     pub fn attach(self, credentials: &Credentials) -> Pending<Session> {
+        match getrandom::u64() {
+            Ok(nonce) => self.attach_with(credentials, nonce),
+            Err(error) => Pending::ready(Err(no_randomness(error))),
+        }
+    }
+
+    /// [`SessionBuilder::attach`] with a nonce that the caller has drawn.
+    pub(crate) fn attach_with(self, credentials: &Credentials, nonce: u64) -> Pending<Session> {
         let (session, password) = (credentials.session, credentials.password);
-        let nonce = match getrandom::u64() {
-            Ok(nonce) => nonce,
-            Err(error) => return Pending::ready(Err(no_randomness(error))),
-        };
         let (call, answer) = Call::session(password);
         let timeout_ms = self.timeout_ms();
         let command = Command::Attach { session, password, timeout_ms, nonce, call };
-        self.node.shared().command(command);
+        self.node.command(command);
         self.pending(answer)
     }
 
     fn pending(
-        &self,
+        self,
         answer: oneshot::Receiver<crate::Result<Value>>,
     ) -> Pending<Session> {
-        let node = Arc::clone(self.node.shared());
+        let node = self.node;
         let convert = move |shared| Session::new(Arc::clone(&node), shared);
         Pending::waiting(answer, Convert::Session(Box::new(convert)))
     }

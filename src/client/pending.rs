@@ -112,6 +112,23 @@ impl<T> Pending<T> {
         result
     }
 
+    /// The answer, if it is there; `None` while the operation goes on.
+    ///
+    /// # Panics
+    /// When the answer was taken before.
+    pub fn try_wait(&mut self) -> Option<Result<T>> {
+        let result = match &mut self.source {
+            Source::Ready(result) => result.take().expect(TAKEN),
+            Source::Waiting { answer, convert } => match answer.try_recv() {
+                Ok(result) => settle(Ok(result), convert),
+                Err(oneshot::TryRecvError::Empty) => return None,
+                Err(oneshot::TryRecvError::Disconnected) => settle(Err(()), convert),
+            },
+        };
+        self.source = Source::Ready(None);
+        Some(result)
+    }
+
     /// [`Pending::wait_timeout`], up to a moment.
     ///
     /// # Errors

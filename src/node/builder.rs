@@ -6,13 +6,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use crossbeam_channel::{Sender, bounded, unbounded};
+use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use parking_lot::Mutex;
 use sha1::{Digest as _, Sha1};
 
 use super::driver::{Driver, Queues};
 use super::shared::NodeShared;
-use super::workers::{self, Reports};
+use super::workers::{self, Reports, SnapshotJob, WriteJob};
 use super::{Node, Waker, run};
 use crate::clock::{Clock, SystemClock};
 use crate::consensus::{Consensus, RaftCore, RaftOptions};
@@ -56,6 +56,7 @@ pub struct NodeBuilder {
     clock: Option<Arc<dyn Clock>>,
     core: Option<Box<MakeCore>>,
     seed: Option<u64>,
+    boot_nonce: Option<u32>,
     tick: Duration,
     election_ticks: usize,
     settings: Settings,
@@ -88,6 +89,7 @@ impl NodeBuilder {
             clock: None,
             core: None,
             seed: None,
+            boot_nonce: None,
             tick: Duration::from_millis(10),
             election_ticks: 20,
             settings: Settings::default(),
@@ -158,6 +160,13 @@ impl NodeBuilder {
     /// operating system.
     pub fn seed(mut self, seed: u64) -> NodeBuilder {
         self.seed = Some(seed);
+        self
+    }
+
+    /// What tells this start of the node from every other; by default from the operating system.
+    #[cfg(test)]
+    pub(crate) fn boot_nonce(mut self, nonce: u32) -> NodeBuilder {
+        self.boot_nonce = Some(nonce);
         self
     }
 
@@ -243,7 +252,34 @@ impl NodeBuilder {
     ///
     /// # Errors
     /// See [`StartError`].
-    pub fn start(mut self) -> std::result::Result<Node, StartError> {
+    pub fn start(self) -> std::result::Result<Node, StartError> {
+        let Assembly {
+            id,
+            cluster,
+            shared,
+            transport,
+            storage,
+            driver,
+            wake,
+            writes,
+            snapshots,
+            reports,
+        } = self.assemble()?;
+        let mut threads = Vec::new();
+        let (store, report) = (storage.clone(), reports.clone());
+        threads.push(spawn(id, "writer", move || {
+            workers::run_writer(&store, &writes, &report);
+        })?);
+        threads.push(spawn(id, "snapshots", move || {
+            workers::run_snapshotter(&storage, &snapshots, &reports);
+        })?);
+        let for_loop = shared.clone();
+        threads.push(spawn(id, "loop", move || run(driver, &wake, &for_loop))?);
+        Ok(Node { id, cluster, shared, transport, threads: Mutex::new(threads) })
+    }
+
+    /// Everything that a node is made of, but its threads.
+    pub(crate) fn assemble(mut self) -> std::result::Result<Assembly, StartError> {
         let id = NodeId::new(self.id).ok_or_else(|| invalid("0 is no node's id"))?;
         let voters = self.checked_voters(id)?;
         let storage = self.open_storage()?;
@@ -251,13 +287,14 @@ impl NodeBuilder {
         let clock = self.clock.take().unwrap_or_else(|| Arc::new(SystemClock::new()));
         let transport = self.take_transport(id)?;
 
+        let options = self.replica_options(id)?;
         let core = match self.core.take() {
             Some(make) => make(id, storage.clone())?,
             None => Box::new(RaftCore::new(id, storage.clone(), self.raft_options()?)?),
         };
         let state = restored.into_state();
         let reader = state.reader();
-        let mut replica = Replica::new(self.replica_options(id)?, core, state, &meta, clock.now());
+        let mut replica = Replica::new(options, core, state, &meta, clock.now());
         replica.publish();
 
         let (waker, wake) = Waker::new();
@@ -268,7 +305,6 @@ impl NodeBuilder {
         let (snapshots, snapshots_out) = bounded(SNAPSHOT_JOBS_MAX);
         let shared =
             Arc::new(NodeShared::new(id, cluster, reader, commands, waker.clone(), clock));
-        let inbox = Arc::new(PeerInbox { cluster, id, peers, waker: waker.clone() });
         let queues = Queues {
             commands: commands_out,
             peers: peers_out,
@@ -277,20 +313,19 @@ impl NodeBuilder {
             snapshots,
         };
         let driver = Driver::new(id, cluster, replica, queues, transport.clone(), shared.clone());
-        transport.start(inbox)?;
-
-        let reports = Reports { done, waker };
-        let mut threads = Vec::new();
-        let (store, report) = (storage.clone(), reports.clone());
-        threads.push(spawn(id, "writer", move || {
-            workers::run_writer(&store, &writes_out, &report);
-        })?);
-        threads.push(spawn(id, "snapshots", move || {
-            workers::run_snapshotter(&storage, &snapshots_out, &reports);
-        })?);
-        let for_loop = shared.clone();
-        threads.push(spawn(id, "loop", move || run(driver, &wake, &for_loop))?);
-        Ok(Node { id, cluster, shared, transport, threads: Mutex::new(threads) })
+        transport.start(Arc::new(PeerInbox { cluster, id, peers, waker: waker.clone() }))?;
+        Ok(Assembly {
+            id,
+            cluster,
+            shared,
+            transport,
+            storage,
+            driver,
+            wake,
+            writes: writes_out,
+            snapshots: snapshots_out,
+            reports: Reports { done, waker },
+        })
     }
 
     fn checked_voters(&self, id: NodeId) -> std::result::Result<Vec<NodeId>, StartError> {
@@ -395,7 +430,10 @@ impl NodeBuilder {
         }
         Ok(ReplicaOptions {
             id,
-            boot_nonce: random()? as u32,
+            boot_nonce: match self.boot_nonce {
+                Some(nonce) => nonce,
+                None => random()? as u32,
+            },
             tick: self.tick,
             election_timeout: self.tick * u32::try_from(self.election_ticks).unwrap_or(u32::MAX),
             session_writes_max: self.session_writes_max,
@@ -408,6 +446,21 @@ impl NodeBuilder {
             reap_max: 10_000,
         })
     }
+}
+
+/// A node without its threads: who drives it decides when its loop turns and its disk works.
+pub(crate) struct Assembly {
+    pub id: NodeId,
+    pub cluster: ClusterId,
+    pub shared: Arc<NodeShared>,
+    pub transport: Arc<dyn Transport>,
+    pub storage: Arc<dyn Storage>,
+    pub driver: Driver,
+    /// Says that the loop has something to do.
+    pub wake: Receiver<()>,
+    pub writes: Receiver<WriteJob>,
+    pub snapshots: Receiver<SnapshotJob>,
+    pub reports: Reports,
 }
 
 /// The most messages of peers that wait for the loop; one more is dropped, as a network may.

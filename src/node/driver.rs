@@ -143,6 +143,12 @@ impl Driver {
         self.shared.set_stopped(reason);
     }
 
+    /// The state machine, to look into.
+    #[cfg(test)]
+    pub(crate) fn state(&self) -> &crate::state::State {
+        self.replica.state()
+    }
+
     fn ticket(&mut self, call: Call) -> Ticket {
         Ticket(self.calls.insert(call) as u64)
     }

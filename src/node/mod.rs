@@ -7,10 +7,10 @@
 mod builder;
 mod calls;
 mod compare;
-mod driver;
+pub(crate) mod driver;
 mod shared;
 mod watches;
-mod workers;
+pub(crate) mod workers;
 
 use std::fmt;
 use std::sync::Arc;
@@ -20,6 +20,8 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender};
 use parking_lot::Mutex;
 
+#[cfg(test)]
+pub(crate) use builder::Assembly;
 pub use builder::{NodeBuilder, StartError};
 pub use shared::{NodeStatus, Role};
 pub use watches::{Event, SessionState, WatchEvent, WatchKind};

@@ -59,7 +59,7 @@ pub(crate) struct Reports {
 }
 
 impl Reports {
-    fn report(&self, done: Done) {
+    pub(crate) fn report(&self, done: Done) {
         // A node that is gone needs no report.
         let _ = self.done.send(done);
         self.waker.wake();
@@ -89,7 +89,7 @@ pub(crate) fn run_writer(storage: &Arc<dyn Storage>, jobs: &Receiver<WriteJob>, 
     }
 }
 
-fn write(
+pub(crate) fn write(
     storage: &Arc<dyn Storage>,
     publish: Option<Box<dyn SnapshotWriter>>,
     batch: &WriteBatch,
@@ -167,7 +167,7 @@ struct Staging {
 }
 
 impl Snapshotter {
-    fn run(&mut self, storage: &Arc<dyn Storage>, job: SnapshotJob) -> Option<Done> {
+    pub(crate) fn run(&mut self, storage: &Arc<dyn Storage>, job: SnapshotJob) -> Option<Done> {
         match job {
             SnapshotJob::Take { meta, frozen } => Some(match take(storage, &meta, frozen) {
                 Ok(()) => Done::SnapshotTaken { meta, published: true },

@@ -175,12 +175,14 @@ fn meta_record(meta: &SnapshotMeta) -> records::SnapshotMetaRecord {
 }
 
 fn meta(record: records::SnapshotMetaRecord) -> Result<SnapshotMeta, RecordError> {
-    let nodes = |numbers: Vec<u64>| numbers.into_iter().map(proto::node).collect();
+    let nodes = |numbers: Vec<u64>| -> Result<Vec<NodeId>, RecordError> {
+        numbers.into_iter().map(proto::node).collect()
+    };
     Ok(SnapshotMeta {
         index: record.index,
         term: record.term,
         configuration: Configuration {
-            voters: Result::<_, RecordError>::from(nodes(record.voters))?,
+            voters: nodes(record.voters)?,
             voters_outgoing: nodes(record.voters_outgoing)?,
             learners: nodes(record.learners)?,
             learners_next: nodes(record.learners_next)?,

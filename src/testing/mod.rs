@@ -3,5 +3,8 @@
 //!
 //! Floor 7, feature `testing`. Nothing below knows of it.
 
+#[cfg(test)]
+mod sim;
 pub mod storage_conformance;
 pub mod storage_files;
+pub mod transport_conformance;

@@ -3,11 +3,17 @@
 //! Floor 1. A transport carries opaque messages. It may drop, delay, duplicate and reorder them: the
 //! layers above expect that and lose nothing by it but time.
 
+mod memory;
+mod message;
+
 use std::fmt;
 use std::sync::Arc;
+use std::sync::mpsc::SyncSender;
 
 use bytes::Bytes;
 
+pub use self::memory::{Faults, Memory, Network};
+pub use self::message::HEADER_BYTES;
 use crate::{ClusterId, NodeId};
 
 /// A message from one node to another. Its payload is opaque to a transport.
@@ -27,6 +33,13 @@ pub struct Message {
 pub trait Inbox: Send + Sync {
     /// Hands in one message.
     fn deliver(&self, message: Message) -> bool;
+}
+
+/// The sending end of a bounded channel is an inbox.
+impl Inbox for SyncSender<Message> {
+    fn deliver(&self, message: Message) -> bool {
+        self.try_send(message).is_ok()
+    }
 }
 
 /// A failure to start a transport. Failures to send are silent: a message may always be lost.
@@ -105,24 +118,3 @@ pub trait Transport: Send + Sync + fmt::Debug {
 
 /// The largest encoded message, in bytes. Entries and snapshot chunks are cut so that they fit.
 pub const MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
-
-impl Message {
-    pub fn new(cluster: ClusterId, from: NodeId, to: NodeId, payload: Bytes) -> Message { Message{cluster, from, to, payload} }
-    pub fn cluster(&self) -> ClusterId { self.cluster }
-    pub fn from(&self) -> NodeId { self.from }
-    pub fn to(&self) -> NodeId { self.to }
-    pub fn into_payload(self) -> Bytes { self.payload }
-}
-#[derive(Clone, Debug, Default)]
-pub struct Network(Arc<parking_lot::Mutex<Inboxes>>);
-#[derive(Default)]
-struct Inboxes(std::collections::HashMap<NodeId, Arc<dyn Inbox>>);
-impl fmt::Debug for Inboxes { fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result { f.write_str("x") } }
-#[derive(Debug)]
-pub struct MemoryEndpoint(Network, NodeId);
-impl Network { pub fn new(_seed: u64) -> Network { Network::default() } pub fn endpoint(&self, id: NodeId) -> MemoryEndpoint { MemoryEndpoint(self.clone(), id) } }
-impl Transport for MemoryEndpoint {
-    fn start(&self, inbox: Arc<dyn Inbox>) -> Result<(), TransportError> { self.0.0.lock().0.insert(self.1, inbox); Ok(()) }
-    fn send(&self, message: Message) { let i = self.0.0.lock().0.get(&message.to()).cloned(); if let Some(i) = i { i.deliver(message); } }
-    fn stop(&self) { self.0.0.lock().0.remove(&self.1); }
-}

@@ -214,11 +214,11 @@ mod tests {
                             (view.zxid(), versions)
                         });
                         assert_eq!(versions, [zxid.0 as i32; PATHS.len()]);
-                        // And one that is slower than the writer, so that it must hold it off.
+                        // And one that lasts two publishes, so that it must hold the writer off.
                         let (first, last) = reader.consistent(|view| {
                             let first = version(view, PATHS[0]);
-                            let is_current = || reader.zxid() == view.zxid();
-                            (0..1000).find(|_| !is_current());
+                            let is_overtaken = || reader.zxid().0 > view.zxid().0 + 1;
+                            (0..3000).find(|_| is_overtaken());
                             (first, version(view, PATHS[7]))
                         });
                         assert_eq!(first, last);
@@ -233,10 +233,13 @@ mod tests {
     #[test]
     fn a_consistent_read_holds_the_writer_off_when_it_is_too_slow_for_it() {
         let mut tree = tree();
+        let reader = tree.reader();
         let mut calls = 0;
-        let found = tree.reader().consistent(|view| {
+        let found = reader.consistent(|view| {
             calls += 1;
             let first = version(view, "/a");
+            let is_held_off = reader.cell.gate.try_write().is_none();
+            assert_eq!(is_held_off, calls > TRIES);
             if calls <= TRIES {
                 set_all(&mut tree, calls as i32);
                 assert_ne!(version(view, "/b"), first, "this try is torn");
