@@ -22,10 +22,10 @@ mod quota;
 mod read;
 mod reader;
 mod reap;
-mod sessions;
-mod set;
 #[cfg(test)]
 mod scripts;
+mod sessions;
+mod set;
 mod settings;
 mod snapshot;
 pub(crate) mod tree;
@@ -46,9 +46,9 @@ pub use tree::ChildNames;
 
 pub(crate) use read::{ReadResult, Source};
 pub(crate) use reader::Reader;
-pub(crate) use sessions::{FIRST_ATTACHMENT, PublishedSession, Session};
+pub(crate) use sessions::Session;
 pub(crate) use settings::Settings;
-pub(crate) use snapshot::{Chunks, Frozen, Restore, RestoreError, RestoreLimits, RestoredState};
+pub(crate) use snapshot::{Frozen, Restore, RestoredState};
 
 use reader::{Facts, Published};
 use sessions::Sessions;

@@ -54,7 +54,11 @@ impl Model {
     fn new() -> Model {
         let mut model = Model::default();
         for path in ["/", "/zookeeper", "/zookeeper/config", "/zookeeper/quota"] {
-            let acl = if path.ends_with("config") { Acl::read_only() } else { Acl::open() };
+            let acl = if path.ends_with("config") {
+                Acl::read_only()
+            } else {
+                Acl::open()
+            };
             model.nodes.insert(
                 path.to_string(),
                 Node {
@@ -71,7 +75,11 @@ impl Model {
     }
 
     fn children(&self, path: &str) -> Vec<&str> {
-        self.nodes.keys().filter(|key| parent(key) == Some(path)).map(String::as_str).collect()
+        self.nodes
+            .keys()
+            .filter(|key| parent(key) == Some(path))
+            .map(String::as_str)
+            .collect()
     }
 
     fn stat(&self, path: &str) -> Stat {
@@ -86,8 +94,12 @@ impl Model {
     }
 
     fn may(acl: &[Acl], wanted: Permissions, client: &Client) -> Result<(), i32> {
-        let is = |entry: &Acl| entry.id == AuthId::anyone() || client.identities.contains(&entry.id);
-        match acl.iter().any(|entry| entry.permissions.contains(wanted) && is(entry)) {
+        let is =
+            |entry: &Acl| entry.id == AuthId::anyone() || client.identities.contains(&entry.id);
+        match acl
+            .iter()
+            .any(|entry| entry.permissions.contains(wanted) && is(entry))
+        {
             true => Ok(()),
             false => Err(-102),
         }
@@ -95,12 +107,16 @@ impl Model {
 
     fn apply(&mut self, session: SessionId, client: &Client, op: &Op) -> Answer {
         match op {
-            Op::Create { path, data, acl, mode } => {
-                self.create(session, client, path, data, acl, *mode)
-            }
+            Op::Create {
+                path,
+                data,
+                acl,
+                mode,
+            } => self.create(session, client, path, data, acl, *mode),
             Op::Delete { path, version } => {
                 validate(path).map_err(|_| -8)?;
-                if ["/", "/zookeeper", "/zookeeper/config", "/zookeeper/quota"].contains(&&path[..]) {
+                if ["/", "/zookeeper", "/zookeeper/config", "/zookeeper/quota"].contains(&&path[..])
+                {
                     return Err(-8);
                 }
                 let above = self.nodes.get(parent(path).unwrap()).ok_or(-101)?;
@@ -115,7 +131,11 @@ impl Model {
                 self.remove(path);
                 Ok(OpResult::Deleted)
             }
-            Op::SetData { path, data, version } => {
+            Op::SetData {
+                path,
+                data,
+                version,
+            } => {
                 validate(path).map_err(|_| -8)?;
                 let (zxid, time_ms) = (Zxid(self.zxid), self.time_ms);
                 let node = self.nodes.get_mut(path).ok_or(-101)?;
@@ -127,7 +147,8 @@ impl Model {
                 node.stat.version += 1;
                 node.stat.mzxid = zxid;
                 node.stat.mtime_ms = time_ms;
-                self.changes.push((EventKind::NodeDataChanged, path.clone()));
+                self.changes
+                    .push((EventKind::NodeDataChanged, path.clone()));
                 Ok(OpResult::DataSet(self.stat(path)))
             }
             Op::SetAcl { path, acl, version } => {
@@ -153,8 +174,10 @@ impl Model {
             }
             Op::Multi(ops) => {
                 let before = self.clone();
-                let results: Result<Vec<_>, _> =
-                    ops.iter().map(|op| self.apply(session, client, op)).collect();
+                let results: Result<Vec<_>, _> = ops
+                    .iter()
+                    .map(|op| self.apply(session, client, op))
+                    .collect();
                 results.map(OpResult::Multi).inspect_err(|_| *self = before)
             }
             _ => panic!("not a tree's operation"),
@@ -190,24 +213,52 @@ impl Model {
         let above = self.nodes.get_mut(above_path).unwrap();
         above.creates += 1;
         above.stat.pzxid = zxid;
-        let mut stat = Stat { czxid: zxid, mzxid: zxid, pzxid: zxid, ..Stat::default() };
+        let mut stat = Stat {
+            czxid: zxid,
+            mzxid: zxid,
+            pzxid: zxid,
+            ..Stat::default()
+        };
         (stat.ctime_ms, stat.mtime_ms) = (self.time_ms, self.time_ms);
-        let owner = if mode.is_ephemeral() { session } else { SessionId::NONE };
-        let node = Node { data: data.to_vec(), acl, mode, owner, creates: 0, stat };
+        let owner = if mode.is_ephemeral() {
+            session
+        } else {
+            SessionId::NONE
+        };
+        let node = Node {
+            data: data.to_vec(),
+            acl,
+            mode,
+            owner,
+            creates: 0,
+            stat,
+        };
         self.nodes.insert(path.clone(), node);
         self.changes.push((EventKind::NodeCreated, path.clone()));
-        Ok(OpResult::Created { stat: self.stat(&path), path })
+        Ok(OpResult::Created {
+            stat: self.stat(&path),
+            path,
+        })
     }
 
     fn remove(&mut self, path: &str) {
         self.nodes.remove(path);
-        self.nodes.get_mut(parent(path).unwrap()).unwrap().stat.pzxid = Zxid(self.zxid);
-        self.changes.push((EventKind::NodeDeleted, path.to_string()));
+        self.nodes
+            .get_mut(parent(path).unwrap())
+            .unwrap()
+            .stat
+            .pzxid = Zxid(self.zxid);
+        self.changes
+            .push((EventKind::NodeDeleted, path.to_string()));
     }
 
     fn end(&mut self, session: SessionId) {
-        let paths: Vec<_> =
-            self.nodes.iter().filter(|(_, node)| node.owner == session).map(|(path, _)| path.clone()).collect();
+        let paths: Vec<_> = self
+            .nodes
+            .iter()
+            .filter(|(_, node)| node.owner == session)
+            .map(|(path, _)| path.clone())
+            .collect();
         for path in paths {
             self.remove(&path);
         }
@@ -218,7 +269,9 @@ impl Model {
         self.children(path).is_empty()
             && match node.mode {
                 CreateMode::Container => node.creates > 0,
-                mode => mode.ttl_ms().is_some_and(|ttl| self.time_ms - node.stat.mtime_ms >= ttl),
+                mode => mode
+                    .ttl_ms()
+                    .is_some_and(|ttl| self.time_ms - node.stat.mtime_ms >= ttl),
             }
     }
 }
@@ -233,7 +286,11 @@ fn expand(acl: &[Acl], client: &Client) -> Result<Vec<Acl>, i32> {
             expanded.push(entry.clone());
         }
     }
-    if expanded.is_empty() { Err(-114) } else { Ok(expanded) }
+    if expanded.is_empty() {
+        Err(-114)
+    } else {
+        Ok(expanded)
+    }
 }
 
 fn digest(user: &str) -> AuthId {
@@ -262,7 +319,11 @@ impl Generator {
     }
 
     fn version(&mut self) -> Version {
-        if self.0.gen_bool(0.7) { Version::ANY } else { Version(self.0.gen_range(0..3)) }
+        if self.0.gen_bool(0.7) {
+            Version::ANY
+        } else {
+            Version(self.0.gen_range(0..3))
+        }
     }
 
     fn acl(&mut self) -> Vec<Acl> {
@@ -270,8 +331,14 @@ impl Generator {
         match self.0.gen_range(0..12) {
             0 => Vec::new(),
             1 => Acl::creator_all(),
-            2 => vec![entry(self.0.gen_range(0..32), digest("ann")), entry(13, AuthId::anyone())],
-            3 => vec![entry(self.0.gen_range(0..32), digest("bob")), entry(31, digest("ann"))],
+            2 => vec![
+                entry(self.0.gen_range(0..32), digest("ann")),
+                entry(13, AuthId::anyone()),
+            ],
+            3 => vec![
+                entry(self.0.gen_range(0..32), digest("bob")),
+                entry(31, digest("ann")),
+            ],
             4 => Acl::read_only(),
             _ => Acl::open(),
         }
@@ -292,14 +359,26 @@ impl Generator {
         ]
         .choose(&mut self.0)
         .unwrap();
-        Op::Create { path: self.path(), data: self.data(), acl: self.acl(), mode }
+        Op::Create {
+            path: self.path(),
+            data: self.data(),
+            acl: self.acl(),
+            mode,
+        }
     }
 
     fn simple(&mut self) -> Op {
         match self.0.gen_range(0..10) {
             0..5 => self.create(),
-            5..7 => Op::SetData { path: self.path(), data: self.data(), version: self.version() },
-            _ => Op::Delete { path: self.path(), version: self.version() },
+            5..7 => Op::SetData {
+                path: self.path(),
+                data: self.data(),
+                version: self.version(),
+            },
+            _ => Op::Delete {
+                path: self.path(),
+                version: self.version(),
+            },
         }
     }
 
@@ -307,12 +386,19 @@ impl Generator {
         match self.0.gen_range(0..20) {
             0..3 => {
                 let ops = (0..self.0.gen_range(0..5)).map(|_| match self.0.gen_bool(0.2) {
-                    true => Op::Check { path: self.path(), version: self.version() },
+                    true => Op::Check {
+                        path: self.path(),
+                        version: self.version(),
+                    },
                     false => self.simple(),
                 });
                 Op::Multi(ops.collect())
             }
-            3 => Op::SetAcl { path: self.path(), acl: self.acl(), version: self.version() },
+            3 => Op::SetAcl {
+                path: self.path(),
+                acl: self.acl(),
+                version: self.version(),
+            },
             _ => self.simple(),
         }
     }
@@ -337,8 +423,13 @@ impl Run {
     }
 
     fn internal(&mut self, op: Op) -> (Applied, Vec<Change>) {
-        let request =
-            Request { session: SessionId::NONE, attachment: 0, sequence: 0, answered: 0, op };
+        let request = Request {
+            session: SessionId::NONE,
+            attachment: 0,
+            sequence: 0,
+            answered: 0,
+            op,
+        };
         self.model.zxid += 1;
         let (applied, changes) = self.apply(&request);
         self.check_changes(&changes);
@@ -348,11 +439,17 @@ impl Run {
     fn open(&mut self) {
         let mut password = [0; 16];
         self.generator.0.fill(&mut password);
-        let op = Op::OpenSession { password, timeout_ms: 1, owner: NodeId::new(1).unwrap() };
+        let op = Op::OpenSession {
+            password,
+            timeout_ms: 1,
+            owner: NodeId::new(1).unwrap(),
+        };
         let (applied, _) = self.internal(op);
         let id = SessionId(self.model.zxid as i64);
-        assert!(matches!(applied, Applied::Now { outcome: Ok(OpResult::Session { id: found, .. }), .. }
-            if found == id));
+        assert!(
+            matches!(applied, Applied::Now { outcome: Ok(OpResult::Session { id: found, .. }), .. }
+            if found == id)
+        );
         self.clients.insert(id, Client::default());
     }
 
@@ -361,9 +458,17 @@ impl Run {
         let mut client = self.clients.remove(&id).unwrap();
         client.sequence += 1;
         let forgotten = self.generator.0.gen_range(0..4);
-        client.answered = client.answered.max(client.sequence.saturating_sub(1 + forgotten));
+        client.answered = client
+            .answered
+            .max(client.sequence.saturating_sub(1 + forgotten));
         let (sequence, answered) = (client.sequence, client.answered);
-        let request = Request { session: id, attachment: 0, sequence, answered, op };
+        let request = Request {
+            session: id,
+            attachment: 0,
+            sequence,
+            answered,
+            op,
+        };
         self.model.zxid += 1;
         let expected = match &request.op {
             Op::AddAuth(identity) => {
@@ -379,7 +484,9 @@ impl Run {
             op => self.model.apply(id, &client, op),
         };
         let (applied, changes) = self.apply(&request);
-        let Applied::Now { zxid, outcome } = applied else { panic!("{applied:?} for {request:?}") };
+        let Applied::Now { zxid, outcome } = applied else {
+            panic!("{applied:?} for {request:?}")
+        };
         assert_eq!(zxid, Zxid(self.model.zxid));
         assert_eq!(code(outcome), expected, "{request:?}");
         self.check_changes(&changes);
@@ -401,11 +508,18 @@ impl Run {
             assert!(changes.is_empty());
             let kept = client.outcomes.get(&request.sequence).cloned();
             let kept = kept.filter(|_| request.sequence > client.answered);
-            let Applied::Before(found) = applied else { panic!("{applied:?} for {request:?}") };
+            let Applied::Before(found) = applied else {
+                panic!("{applied:?} for {request:?}")
+            };
             assert_eq!(found.map(|(zxid, outcome)| (zxid, code(outcome))), kept);
             request.sequence = client.sequence + self.generator.0.gen_range(2..5);
             let (applied, _) = self.apply(&request);
-            assert_eq!(applied, Applied::Gap { expected: client.sequence + 1 });
+            assert_eq!(
+                applied,
+                Applied::Gap {
+                    expected: client.sequence + 1
+                }
+            );
             request.attachment = 1;
             let (applied, _) = self.apply(&request);
             assert!(matches!(applied, Applied::Refused(error) if error.code() == -118));
@@ -414,13 +528,22 @@ impl Run {
 
     fn reap(&mut self) {
         let due = self.state.due_for_reaping(self.model.time_ms, 100);
-        let mut expected: Vec<_> = self.model.nodes.keys().filter(|path| self.model.is_due(path)).collect();
+        let mut expected: Vec<_> = self
+            .model
+            .nodes
+            .keys()
+            .filter(|path| self.model.is_due(path))
+            .collect();
         expected.sort();
         let mut found: Vec<_> = due.iter().map(|(path, _)| path.as_str()).collect();
         found.sort_unstable();
         assert_eq!(found, expected);
         let path = self.generator.path();
-        let czxid = self.model.nodes.get(&path).map_or(Zxid(7), |node| node.stat.czxid);
+        let czxid = self
+            .model
+            .nodes
+            .get(&path)
+            .map_or(Zxid(7), |node| node.stat.czxid);
         let mut model = std::mem::take(&mut self.model);
         model.zxid += 1;
         if model.nodes.contains_key(&path) && model.is_due(&path) {
@@ -433,10 +556,16 @@ impl Run {
 
     fn check_changes(&mut self, changes: &[Change]) {
         let expected = std::mem::take(&mut self.model.changes);
-        let found: Vec<_> =
-            changes.iter().map(|change| (change.kind, change.path.to_string())).collect();
+        let found: Vec<_> = changes
+            .iter()
+            .map(|change| (change.kind, change.path.to_string()))
+            .collect();
         assert_eq!(found, expected);
-        assert!(changes.iter().all(|change| change.zxid == Zxid(self.model.zxid)));
+        assert!(
+            changes
+                .iter()
+                .all(|change| change.zxid == Zxid(self.model.zxid))
+        );
     }
 
     fn check_everything(&mut self) {
@@ -450,16 +579,30 @@ impl Run {
             let data = reader.read(id, &ReadOp::Data { path: path.clone() });
             match Model::may(&node.acl, Permissions::READ, client) {
                 Ok(()) => {
-                    let Ok(ReadResult::Data(data, stat)) = data else { panic!("{data:?}") };
+                    let Ok(ReadResult::Data(data, stat)) = data else {
+                        panic!("{data:?}")
+                    };
                     assert_eq!((&data[..], stat), (&node.data[..], self.model.stat(path)));
                 }
                 Err(code) => assert_eq!(data.unwrap_err().code(), code),
             }
         }
-        let own: Vec<_> =
-            self.model.nodes.iter().filter(|(_, node)| node.owner == id).map(|(path, _)| path).collect();
-        let found = reader.read(id, &ReadOp::Ephemerals { prefix: String::new() });
-        let Ok(ReadResult::Ephemerals(found)) = found else { panic!("{found:?}") };
+        let own: Vec<_> = self
+            .model
+            .nodes
+            .iter()
+            .filter(|(_, node)| node.owner == id)
+            .map(|(path, _)| path)
+            .collect();
+        let found = reader.read(
+            id,
+            &ReadOp::Ephemerals {
+                prefix: String::new(),
+            },
+        );
+        let Ok(ReadResult::Ephemerals(found)) = found else {
+            panic!("{found:?}")
+        };
         assert!(found.iter().map(|path| path.as_str()).eq(own));
         assert_eq!(self.replica.digest(), self.state.digest());
     }
@@ -485,7 +628,10 @@ fn code(outcome: Outcome) -> Answer {
 }
 
 fn run(seed: u64, steps: usize) {
-    let settings = || Settings { results_kept_max: 1000, ..Settings::default() };
+    let settings = || Settings {
+        results_kept_max: 1000,
+        ..Settings::default()
+    };
     let mut run = Run {
         generator: Generator(StdRng::seed_from_u64(seed)),
         model: Model::new(),
@@ -542,12 +688,24 @@ fn random_writes_do_what_the_model_does() {
 fn quotas_count_what_there_is_whatever_happens() {
     for seed in 0..20 {
         let mut generator = Generator(StdRng::seed_from_u64(seed));
-        let settings = Settings { enforce_quota: seed % 2 == 0, ..Settings::default() };
+        let settings = Settings {
+            enforce_quota: seed % 2 == 0,
+            ..Settings::default()
+        };
         let mut state = State::new(settings);
         let password = [1; 16];
-        let op = Op::OpenSession { password, timeout_ms: 1, owner: NodeId::new(1).unwrap() };
-        let mut request =
-            Request { session: SessionId::NONE, attachment: 0, sequence: 0, answered: 0, op };
+        let op = Op::OpenSession {
+            password,
+            timeout_ms: 1,
+            owner: NodeId::new(1).unwrap(),
+        };
+        let mut request = Request {
+            session: SessionId::NONE,
+            attachment: 0,
+            sequence: 0,
+            answered: 0,
+            op,
+        };
         state.apply(0, &request, &mut Vec::new());
         request.session = SessionId(1);
         for step in 1..600 {
@@ -558,7 +716,9 @@ fn quotas_count_what_there_is_whatever_happens() {
                 false => quota_op(&mut generator),
             };
             state.apply(0, &request, &mut Vec::new());
-            state.check_invariants().unwrap_or_else(|flaw| panic!("seed {seed}: {flaw}: {request:?}"));
+            state
+                .check_invariants()
+                .unwrap_or_else(|flaw| panic!("seed {seed}: {flaw}: {request:?}"));
             if step % 100 == 0 {
                 state.publish();
             }
@@ -571,15 +731,29 @@ fn quota_op(generator: &mut Generator) -> Op {
     if generator.0.gen_bool(0.6) {
         return generator.simple();
     }
-    let name = *["", "/zookeeper_limits", "/zookeeper_stats"].choose(&mut generator.0).unwrap();
+    let name = *["", "/zookeeper_limits", "/zookeeper_stats"]
+        .choose(&mut generator.0)
+        .unwrap();
     let path = format!("/zookeeper/quota{}{name}", generator.path());
     let data = *["", "count=2,bytes=10", "countHardLimit=4;byteHardLimit=30"]
         .choose(&mut generator.0)
         .unwrap();
     let (data, acl, mode) = (Bytes::from(data), Acl::open(), CreateMode::Persistent);
     match generator.0.gen_range(0..5) {
-        0 => Op::SetData { path, data, version: Version::ANY },
-        1 => Op::Delete { path, version: Version::ANY },
-        _ => Op::Create { path, data, acl, mode },
+        0 => Op::SetData {
+            path,
+            data,
+            version: Version::ANY,
+        },
+        1 => Op::Delete {
+            path,
+            version: Version::ANY,
+        },
+        _ => Op::Create {
+            path,
+            data,
+            acl,
+            mode,
+        },
     }
 }

@@ -191,12 +191,25 @@ mod tests {
     impl Writer {
         /// Sessions 1 and 2 are ann and bob.
         fn new() -> Writer {
-            let mut writer = Writer { state: State::new(Settings::default()), sequences: [0; 2] };
+            let mut writer = Writer {
+                state: State::new(Settings::default()),
+                sequences: [0; 2],
+            };
             for password in [1, 2] {
                 let (password, owner) = ([password; 16], NodeId::new(1).unwrap());
-                let op = Op::OpenSession { password, timeout_ms: 1, owner };
+                let op = Op::OpenSession {
+                    password,
+                    timeout_ms: 1,
+                    owner,
+                };
                 let session = SessionId::NONE;
-                let request = Request { session, attachment: 0, sequence: 0, answered: 0, op };
+                let request = Request {
+                    session,
+                    attachment: 0,
+                    sequence: 0,
+                    answered: 0,
+                    op,
+                };
                 writer.state.apply(0, &request, &mut Vec::new());
             }
             writer.write(1, Op::AddAuth(AuthId::new("digest", "ann:x")));
@@ -209,13 +222,30 @@ mod tests {
             self.sequences[session - 1] += 1;
             let sequence = self.sequences[session - 1];
             let session = SessionId(session as i64);
-            let request = Request { session, attachment: 0, sequence, answered: sequence - 1, op };
+            let request = Request {
+                session,
+                attachment: 0,
+                sequence,
+                answered: sequence - 1,
+                op,
+            };
             let applied = self.state.apply(0, &request, &mut Vec::new());
-            assert!(matches!(applied, crate::op::Applied::Now { outcome: Ok(_), .. }), "{applied:?}");
+            assert!(
+                matches!(applied, crate::op::Applied::Now { outcome: Ok(_), .. }),
+                "{applied:?}"
+            );
         }
 
         fn create(&mut self, session: usize, path: &str, acl: Vec<Acl>, mode: CreateMode) {
-            self.write(session, Op::Create { path: path.into(), data: Bytes::new(), acl, mode });
+            self.write(
+                session,
+                Op::Create {
+                    path: path.into(),
+                    data: Bytes::new(),
+                    acl,
+                    mode,
+                },
+            );
         }
     }
 
@@ -262,7 +292,10 @@ mod tests {
             let entry = |user: &str, n| {
                 let salted = AuthId::new("digest", format!("salt{n}:x"));
                 let user = AuthId::new("digest", user);
-                vec![Acl::new(Permissions::READ, user), Acl::new(Permissions::READ, salted)]
+                vec![
+                    Acl::new(Permissions::READ, user),
+                    Acl::new(Permissions::READ, salted),
+                ]
             };
             // Dropped at the end, or when the writer panics: or the readers would go on for ever.
             let _stop = StopOnDrop(&stop);
@@ -274,8 +307,22 @@ mod tests {
                 for path in ["/secret", "/other"] {
                     let (path, version) = (path.to_string(), Version::ANY);
                     let acl = entry(user, round);
-                    writer.write(2, Op::SetAcl { path: path.clone(), acl, version });
-                    writer.write(2, Op::SetData { path, data: Bytes::from(text), version });
+                    writer.write(
+                        2,
+                        Op::SetAcl {
+                            path: path.clone(),
+                            acl,
+                            version,
+                        },
+                    );
+                    writer.write(
+                        2,
+                        Op::SetData {
+                            path,
+                            data: Bytes::from(text),
+                            version,
+                        },
+                    );
                 }
                 writer.state.publish();
             }
@@ -318,7 +365,11 @@ mod tests {
             ReadOp::Children { path: path() },
             ReadOp::AllChildrenNumber { path: path() },
         ] {
-            assert_eq!(reader.read(SessionId(1), &read).unwrap_err().code(), -102, "{read:?}");
+            assert_eq!(
+                reader.read(SessionId(1), &read).unwrap_err().code(),
+                -102,
+                "{read:?}"
+            );
         }
         let shown = reader.read(SessionId(1), &ReadOp::Acl { path: path() });
         assert!(matches!(shown, Ok(ReadResult::Acl(found, _)) if found == acl));

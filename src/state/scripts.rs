@@ -50,7 +50,10 @@ fn every_script_gives_what_it_says() {
         if rewrite {
             std::fs::write(&path, found).expect("a script can be rewritten");
         } else if found != text {
-            let line = found.lines().zip(text.lines()).position(|(found, text)| found != text);
+            let line = found
+                .lines()
+                .zip(text.lines())
+                .position(|(found, text)| found != text);
             let line = line.unwrap_or_else(|| found.lines().count().min(text.lines().count()));
             failed.push(format!(
                 "{}:{}: expected {:?}, found {:?}",
@@ -71,13 +74,19 @@ fn run(script: &str) -> String {
     for block in script.split("\n\n") {
         let block = block.trim_end_matches('\n');
         let command = block.split("\n----").next().unwrap_or(block);
-        let commands: Vec<&str> = command.lines().filter(|line| !line.starts_with('#')).collect();
+        let commands: Vec<&str> = command
+            .lines()
+            .filter(|line| !line.starts_with('#'))
+            .collect();
         if commands.is_empty() {
             let _ = writeln!(text, "{block}\n");
             continue;
         }
         let output = world.run(&commands);
-        world.state.check_invariants().unwrap_or_else(|flaw| panic!("{flaw} after\n{command}"));
+        world
+            .state
+            .check_invariants()
+            .unwrap_or_else(|flaw| panic!("{flaw} after\n{command}"));
         let _ = writeln!(text, "{command}\n----\n{output}");
     }
     world.check_snapshot();
@@ -99,7 +108,11 @@ struct Client {
 
 impl World {
     fn new(settings: Settings) -> World {
-        World { state: State::new(settings), time_ms: 1000, sessions: BTreeMap::new() }
+        World {
+            state: State::new(settings),
+            time_ms: 1000,
+            sessions: BTreeMap::new(),
+        }
     }
 
     fn run(&mut self, lines: &[&str]) -> String {
@@ -123,7 +136,10 @@ impl World {
             }
             "reap" => {
                 let czxid = Zxid(words.at(2).parse().expect("a zxid"));
-                self.internal(Op::Reap { path: name.to_string(), czxid })
+                self.internal(Op::Reap {
+                    path: name.to_string(),
+                    czxid,
+                })
             }
             "get" => self.read(name, ReadOp::Data { path }),
             "stat" => self.read(name, ReadOp::Exists { path }),
@@ -133,15 +149,23 @@ impl World {
             "ephemerals" => self.read(name, ReadOp::Ephemerals { prefix: path }),
             "multiread" => {
                 let read = |path: &str| match path.strip_prefix("children:") {
-                    Some(path) => ReadOp::Children { path: path.to_string() },
-                    None => ReadOp::Data { path: path.to_string() },
+                    Some(path) => ReadOp::Children {
+                        path: path.to_string(),
+                    },
+                    None => ReadOp::Data {
+                        path: path.to_string(),
+                    },
                 };
                 let reads = words.plain[2..].iter().map(|path| read(path)).collect();
                 self.read(name, ReadOp::Multi(reads))
             }
             "due" => {
-                let due = self.state.due_for_reaping(self.time_ms, name.parse().expect("a number"));
-                due.iter().map(|(path, czxid)| format!("{path} {czxid}\n")).collect()
+                let due = self
+                    .state
+                    .due_for_reaping(self.time_ms, name.parse().expect("a number"));
+                due.iter()
+                    .map(|(path, czxid)| format!("{path} {czxid}\n"))
+                    .collect()
             }
             "sessions" => self.show_sessions(),
             "soft" => format!("{}\n", self.state.soft_quota_exceeded()),
@@ -157,7 +181,7 @@ impl World {
         self.sessions.get(name).copied().unwrap_or_default()
     }
 
-    fn open(&mut self, name: &str, words: &Words) -> String {
+    fn open(&mut self, name: &str, words: &Words<'_>) -> String {
         let op = Op::OpenSession {
             password: password(words.option("password").unwrap_or(name)),
             timeout_ms: words.number("timeout").unwrap_or(10_000) as u32,
@@ -167,7 +191,7 @@ impl World {
         self.attached(name, applied)
     }
 
-    fn attach(&mut self, name: &str, words: &Words) -> String {
+    fn attach(&mut self, name: &str, words: &Words<'_>) -> String {
         let op = Op::AttachSession {
             password: password(words.option("password").unwrap_or(name)),
             timeout_ms: words.number("timeout").unwrap_or(10_000) as u32,
@@ -179,10 +203,25 @@ impl World {
     }
 
     fn attached(&mut self, name: &str, (applied, changes): (Applied, Vec<Change>)) -> String {
-        if let Applied::Now { outcome: Ok(OpResult::Session { id, attachment, sequence, .. }), .. } =
-            applied
+        if let Applied::Now {
+            outcome:
+                Ok(OpResult::Session {
+                    id,
+                    attachment,
+                    sequence,
+                    ..
+                }),
+            ..
+        } = applied
         {
-            self.sessions.insert(name.to_string(), Client { id, attachment, sequence });
+            self.sessions.insert(
+                name.to_string(),
+                Client {
+                    id,
+                    attachment,
+                    sequence,
+                },
+            );
         }
         show(&applied, &changes)
     }
@@ -192,11 +231,17 @@ impl World {
         show(&applied, &changes)
     }
 
-    fn write(&mut self, name: &str, words: &Words, op: Op) -> String {
+    fn write(&mut self, name: &str, words: &Words<'_>, op: Op) -> String {
         let client = self.client(name);
-        let sequence = words.number("seq").map_or(client.sequence + 1, |sequence| sequence as u64);
-        let answered = words.number("answered").map_or(0, |answered| answered as u64);
-        let attachment = words.number("attachment").map_or(client.attachment, |it| it as u32);
+        let sequence = words
+            .number("seq")
+            .map_or(client.sequence + 1, |sequence| sequence as u64);
+        let answered = words
+            .number("answered")
+            .map_or(0, |answered| answered as u64);
+        let attachment = words
+            .number("attachment")
+            .map_or(client.attachment, |it| it as u32);
         let (applied, changes) = self.apply(client.id, attachment, sequence, answered, op);
         if let (Applied::Now { .. }, Some(client)) = (&applied, self.sessions.get_mut(name)) {
             client.sequence = sequence;
@@ -212,7 +257,13 @@ impl World {
         answered: u64,
         op: Op,
     ) -> (Applied, Vec<Change>) {
-        let request = Request { session, attachment, sequence, answered, op };
+        let request = Request {
+            session,
+            attachment,
+            sequence,
+            answered,
+            op,
+        };
         let mut changes = Vec::new();
         let applied = self.state.apply(self.time_ms, &request, &mut changes);
         (applied, changes)
@@ -233,7 +284,10 @@ impl World {
     /// Lets a parent have had so many children, to come near the overflow of its counter.
     fn poke(&mut self, path: &str, cversion: i32) -> String {
         let zxid = self.state.next_zxid();
-        self.state.znodes.tree.update(path, zxid, |znode| znode.cversion = cversion);
+        self.state
+            .znodes
+            .tree
+            .update(path, zxid, |znode| znode.cversion = cversion);
         self.state.zxid = zxid;
         format!("{zxid}\n")
     }
@@ -258,12 +312,25 @@ impl World {
     fn check_snapshot(&mut self) {
         self.state.publish();
         let mut restore = Restore::default();
-        let bytes: Vec<u8> = self.state.freeze().expect("none is under way").chunks().flatten().collect();
+        let bytes: Vec<u8> = self
+            .state
+            .freeze()
+            .expect("none is under way")
+            .chunks()
+            .flatten()
+            .collect();
         restore.feed(&bytes).expect("a snapshot can be read");
         let mut restored = restore.finish().expect("a snapshot is whole").into_state();
-        restored.check_invariants().expect("a restored state is sound");
+        restored
+            .check_invariants()
+            .expect("a restored state is sound");
         assert_eq!(restored.digest(), self.state.digest());
-        let again: Vec<u8> = restored.freeze().expect("none is under way").chunks().flatten().collect();
+        let again: Vec<u8> = restored
+            .freeze()
+            .expect("none is under way")
+            .chunks()
+            .flatten()
+            .collect();
         assert!(again == bytes, "a restored state gives another snapshot");
     }
 }
@@ -275,13 +342,28 @@ struct Words<'a> {
 }
 
 const OPTIONS: &[&str] = &[
-    "node", "timeout", "password", "nonce", "version", "acl", "ttl", "seq", "answered", "attachment",
-    "data_max", "kept_max", "ops_max", "bytes_max",
+    "node",
+    "timeout",
+    "password",
+    "nonce",
+    "version",
+    "acl",
+    "ttl",
+    "seq",
+    "answered",
+    "attachment",
+    "data_max",
+    "kept_max",
+    "ops_max",
+    "bytes_max",
 ];
 
 impl<'a> Words<'a> {
     fn of(line: &'a str) -> Words<'a> {
-        let mut words = Words { plain: Vec::new(), options: BTreeMap::new() };
+        let mut words = Words {
+            plain: Vec::new(),
+            options: BTreeMap::new(),
+        };
         for word in line.split_whitespace() {
             match word.split_once('=') {
                 Some((key, value)) if OPTIONS.contains(&key) => {
@@ -302,7 +384,8 @@ impl<'a> Words<'a> {
     }
 
     fn number(&self, key: &str) -> Option<i64> {
-        self.option(key).map(|value| value.parse().expect("a number"))
+        self.option(key)
+            .map(|value| value.parse().expect("a number"))
     }
 
     fn has(&self, word: &str) -> bool {
@@ -310,14 +393,17 @@ impl<'a> Words<'a> {
     }
 
     fn version(&self) -> Version {
-        self.number("version").map_or(Version::ANY, |version| Version(version as i32))
+        self.number("version")
+            .map_or(Version::ANY, |version| Version(version as i32))
     }
 }
 
 fn settings(words: &Words<'_>) -> Settings {
-    let mut settings = Settings::default();
-    settings.enforce_quota = words.has("enforce_quota");
-    settings.ttl_enabled = !words.has("ttl_off");
+    let mut settings = Settings {
+        enforce_quota: words.has("enforce_quota"),
+        ttl_enabled: !words.has("ttl_off"),
+        ..Settings::default()
+    };
     for (key, field) in [
         ("data_max", &mut settings.data_bytes_max),
         ("kept_max", &mut settings.results_kept_max),
@@ -347,17 +433,37 @@ fn op(words: &Words<'_>, first: usize, lines: &[&str]) -> Op {
     let data = data(words.at(first + 1));
     let version = words.version();
     match words.at(0) {
-        "create" => {
-            Op::Create { path, data, acl: acl(words.option("acl").unwrap_or("open")), mode: mode(words) }
-        }
-        "set" => Op::SetData { path, data, version },
+        "create" => Op::Create {
+            path,
+            data,
+            acl: acl(words.option("acl").unwrap_or("open")),
+            mode: mode(words),
+        },
+        "set" => Op::SetData {
+            path,
+            data,
+            version,
+        },
         "delete" => Op::Delete { path, version },
-        "setacl" => Op::SetAcl { path, acl: acl(words.at(first + 1)), version },
+        "setacl" => Op::SetAcl {
+            path,
+            acl: acl(words.at(first + 1)),
+            version,
+        },
         "check" => Op::Check { path, version },
-        "multi" => Op::Multi(lines.iter().skip(1).map(|line| op(&Words::of(line), 1, &[])).collect()),
+        "multi" => Op::Multi(
+            lines
+                .iter()
+                .skip(1)
+                .map(|line| op(&Words::of(line), 1, &[]))
+                .collect(),
+        ),
         "auth" => Op::AddAuth(identity(words.at(first))),
         "close" => Op::CloseSession,
-        "client-reap" => Op::Reap { path, czxid: Zxid(0) },
+        "client-reap" => Op::Reap {
+            path,
+            czxid: Zxid(0),
+        },
         word => panic!("unknown command {word}"),
     }
 }
@@ -373,7 +479,12 @@ fn data(word: &str) -> Bytes {
 
 fn mode(words: &Words<'_>) -> CreateMode {
     let ttl_ms = words.number("ttl");
-    match (words.has("sequential"), words.has("ephemeral"), words.has("container"), ttl_ms) {
+    match (
+        words.has("sequential"),
+        words.has("ephemeral"),
+        words.has("container"),
+        ttl_ms,
+    ) {
         (false, true, ..) => CreateMode::Ephemeral,
         (true, true, ..) => CreateMode::EphemeralSequential,
         (_, _, true, _) => CreateMode::Container,
@@ -405,7 +516,10 @@ fn entry(word: &str) -> Acl {
         'a' => Permissions::ADMIN,
         letter => panic!("unknown permission {letter}"),
     };
-    let permissions = letters.chars().map(permission).fold(Permissions::NONE, |all, one| all | one);
+    let permissions = letters
+        .chars()
+        .map(permission)
+        .fold(Permissions::NONE, |all, one| all | one);
     Acl::new(permissions, identity(id))
 }
 
@@ -423,7 +537,9 @@ fn identity(word: &str) -> AuthId {
 fn show(applied: &Applied, changes: &[Change]) -> String {
     let mut text = match applied {
         Applied::Now { zxid, outcome } => format!("{zxid}: {}", show_outcome(outcome)),
-        Applied::Before(Some((zxid, outcome))) => format!("before {zxid}: {}", show_outcome(outcome)),
+        Applied::Before(Some((zxid, outcome))) => {
+            format!("before {zxid}: {}", show_outcome(outcome))
+        }
         Applied::Before(None) => "before: result not kept\n".to_string(),
         Applied::Gap { expected } => format!("gap: expected {expected}\n"),
         Applied::Refused(error) => format!("refused {}: {error}\n", error.code()),
@@ -454,10 +570,17 @@ fn show_result(result: &OpResult) -> String {
         OpResult::AclSet(stat) => format!("acl set {}", show_stat(stat)),
         OpResult::Checked => "checked\n".to_string(),
         OpResult::Multi(results) => {
-            let results = results.iter().map(|result| format!("  {}", show_result(result)));
+            let results = results
+                .iter()
+                .map(|result| format!("  {}", show_result(result)));
             format!("multi\n{}", results.collect::<String>())
         }
-        OpResult::Session { id, attachment, sequence, timeout_ms } => format!(
+        OpResult::Session {
+            id,
+            attachment,
+            sequence,
+            timeout_ms,
+        } => format!(
             "session {id} attachment {attachment} sequence {sequence} timeout {timeout_ms}\n"
         ),
         OpResult::Done => "done\n".to_string(),
@@ -491,7 +614,8 @@ fn show_read(result: &ReadResult) -> String {
         ReadResult::Data(data, stat) => format!("{data:?} {}", show_stat(stat)),
         ReadResult::Children(children, stat) => format!("{children:?} {}", show_stat(stat)),
         ReadResult::Acl(acl, stat) => {
-            let entry = |acl: &Acl| format!("{:?} {}:{}\n", acl.permissions, acl.id.scheme, acl.id.id);
+            let entry =
+                |acl: &Acl| format!("{:?} {}:{}\n", acl.permissions, acl.id.scheme, acl.id.id);
             acl.iter().map(entry).collect::<String>() + &show_stat(stat)
         }
         ReadResult::Ephemerals(paths) => paths.iter().map(|path| format!("{path}\n")).collect(),

@@ -420,7 +420,10 @@ impl Znodes {
             }
             QuotaZnode::Stats(_) => None,
         };
-        self.tree.walk(quota::QUOTA_ROOT).filter_map(limits).collect()
+        self.tree
+            .walk(quota::QUOTA_ROOT)
+            .filter_map(limits)
+            .collect()
     }
 
     /// Whether the usage of a quota's path is shown as it is, if it is shown.
@@ -433,7 +436,10 @@ impl Znodes {
     /// its containers and TTL znodes.
     pub(crate) fn rebuild_indexes(&mut self, reapable: &[ZnodePath]) {
         for path in reapable {
-            let due = self.tree.get(path.as_str()).and_then(|znode| Due::of(&znode));
+            let due = self
+                .tree
+                .get(path.as_str())
+                .and_then(|znode| Due::of(&znode));
             self.reapable.change(path, None, due);
         }
         let limits = self.limits();

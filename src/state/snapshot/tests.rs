@@ -5,6 +5,7 @@ use protobuf::{CodedOutputStream, Message as _};
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 
+use super::restore::{RestoreError, RestoreLimits};
 use super::*;
 use crate::acl::{Acl, AuthId, Permissions};
 use crate::ids::{NodeId, SessionId, Zxid};
@@ -20,9 +21,22 @@ struct Writer {
 
 impl Writer {
     fn new() -> Writer {
-        let mut state = State::new(Settings { auth_schemes: vec!["b".into(), "a".into()], ..Settings::default() });
-        let op = Op::OpenSession { password: [1; 16], timeout_ms: 1, owner: NodeId::new(1).unwrap() };
-        let request = Request { session: SessionId(0), attachment: 0, sequence: 0, answered: 0, op };
+        let mut state = State::new(Settings {
+            auth_schemes: vec!["b".into(), "a".into()],
+            ..Settings::default()
+        });
+        let op = Op::OpenSession {
+            password: [1; 16],
+            timeout_ms: 1,
+            owner: NodeId::new(1).unwrap(),
+        };
+        let request = Request {
+            session: SessionId(0),
+            attachment: 0,
+            sequence: 0,
+            answered: 0,
+            op,
+        };
         state.apply(5, &request, &mut Vec::new());
         Writer { state, sequence: 0 }
     }
@@ -30,19 +44,34 @@ impl Writer {
     fn write(&mut self, op: Op) {
         self.sequence += 1;
         let answered = self.sequence.saturating_sub(4);
-        let request =
-            Request { session: SessionId(1), attachment: 0, sequence: self.sequence, answered, op };
+        let request = Request {
+            session: SessionId(1),
+            attachment: 0,
+            sequence: self.sequence,
+            answered,
+            op,
+        };
         self.state.apply(5, &request, &mut Vec::new());
     }
 
     fn create(&mut self, path: &str, data: &[u8], acl: Vec<Acl>, mode: CreateMode) {
         let data = Bytes::copy_from_slice(data);
-        self.write(Op::Create { path: path.into(), data, acl, mode });
+        self.write(Op::Create {
+            path: path.into(),
+            data,
+            acl,
+            mode,
+        });
     }
 
     fn snapshot(&mut self) -> Vec<u8> {
         self.state.publish();
-        self.state.freeze().expect("none is under way").chunks().flatten().collect()
+        self.state
+            .freeze()
+            .expect("none is under way")
+            .chunks()
+            .flatten()
+            .collect()
     }
 }
 
@@ -54,12 +83,38 @@ fn writer() -> Writer {
     writer.create("/a", b"data", acl("ann"), CreateMode::Persistent);
     writer.create("/a/b", b"", Acl::read_only(), CreateMode::Container);
     writer.create("/e", b"x", acl("bob"), CreateMode::EphemeralSequential);
-    writer.create("/t", b"x", acl("ann"), CreateMode::PersistentWithTtl { ttl_ms: 9 });
-    writer.create("/zookeeper/quota/a", b"", Acl::open(), CreateMode::Persistent);
-    writer.create("/zookeeper/quota/a/zookeeper_limits", b"count=1", Acl::open(), CreateMode::Persistent);
-    writer.create("/zookeeper/quota/a/zookeeper_stats", b"", Acl::open(), CreateMode::Persistent);
-    writer.write(Op::Delete { path: "/missing".into(), version: crate::Version::ANY });
-    writer.write(Op::Multi(vec![Op::Delete { path: "/a//".into(), version: crate::Version(3) }]));
+    writer.create(
+        "/t",
+        b"x",
+        acl("ann"),
+        CreateMode::PersistentWithTtl { ttl_ms: 9 },
+    );
+    writer.create(
+        "/zookeeper/quota/a",
+        b"",
+        Acl::open(),
+        CreateMode::Persistent,
+    );
+    writer.create(
+        "/zookeeper/quota/a/zookeeper_limits",
+        b"count=1",
+        Acl::open(),
+        CreateMode::Persistent,
+    );
+    writer.create(
+        "/zookeeper/quota/a/zookeeper_stats",
+        b"",
+        Acl::open(),
+        CreateMode::Persistent,
+    );
+    writer.write(Op::Delete {
+        path: "/missing".into(),
+        version: crate::Version::ANY,
+    });
+    writer.write(Op::Multi(vec![Op::Delete {
+        path: "/a//".into(),
+        version: crate::Version(3),
+    }]));
     writer
 }
 
@@ -82,7 +137,8 @@ fn records_of(bytes: &[u8]) -> Vec<Kind> {
     let mut kinds = Vec::new();
     while !stream.eof().unwrap() {
         let length = stream.read_raw_varint32().unwrap();
-        let record = records::Record::parse_from_bytes(&stream.read_raw_bytes(length).unwrap()).unwrap();
+        let record =
+            records::Record::parse_from_bytes(&stream.read_raw_bytes(length).unwrap()).unwrap();
         kinds.push(record.kind.unwrap());
     }
     kinds.pop();
@@ -109,7 +165,10 @@ fn sealed(kinds: &[Kind]) -> Vec<u8> {
 }
 
 fn push(bytes: &mut Vec<u8>, kind: Kind) {
-    let record = records::Record { kind: Some(kind), ..Default::default() };
+    let record = records::Record {
+        kind: Some(kind),
+        ..Default::default()
+    };
     record.write_length_delimited_to_vec(bytes).unwrap();
 }
 
@@ -121,16 +180,32 @@ fn a_restored_state_is_the_same_and_gives_the_same_bytes() {
     restored.check_invariants().unwrap();
     assert_eq!(restored.digest(), writer.state.digest());
     assert_eq!(restored.settings(), writer.state.settings());
-    assert!(restored.freeze().unwrap().chunks().flatten().eq(bytes.iter().copied()));
+    assert!(
+        restored
+            .freeze()
+            .unwrap()
+            .chunks()
+            .flatten()
+            .eq(bytes.iter().copied())
+    );
     for sequence in 1..=10 {
         let id = SessionId(1);
-        assert_eq!(restored.kept(id, sequence), writer.state.kept(id, sequence), "{sequence}");
+        assert_eq!(
+            restored.kept(id, sequence),
+            writer.state.kept(id, sequence),
+            "{sequence}"
+        );
     }
 }
 
 #[test]
 fn the_bytes_do_not_tell_the_history() {
-    let acl = |n: usize| vec![Acl::new(Permissions::READ, AuthId::new("ip", format!("10.0.0.{n}")))];
+    let acl = |n: usize| {
+        vec![Acl::new(
+            Permissions::READ,
+            AuthId::new("ip", format!("10.0.0.{n}")),
+        )]
+    };
     let state = |order: &[usize]| {
         let mut writer = Writer::new();
         for &n in order {
@@ -157,9 +232,22 @@ fn a_frozen_state_stays_as_it_was_while_writes_go_on() {
     assert_eq!(frozen.zxid(), writer.state.zxid());
     for n in 0..500 {
         let path = if n % 2 == 0 { "/a" } else { "/t" };
-        writer.write(Op::SetData { path: path.into(), data: Bytes::from_static(b"new"), version: crate::Version::ANY });
-        writer.create("/a/b/n", b"", Acl::read_only(), CreateMode::EphemeralSequential);
-        writer.write(Op::SetAcl { path: "/e0000000001".into(), acl: Acl::open(), version: crate::Version::ANY });
+        writer.write(Op::SetData {
+            path: path.into(),
+            data: Bytes::from_static(b"new"),
+            version: crate::Version::ANY,
+        });
+        writer.create(
+            "/a/b/n",
+            b"",
+            Acl::read_only(),
+            CreateMode::EphemeralSequential,
+        );
+        writer.write(Op::SetAcl {
+            path: "/e0000000001".into(),
+            acl: Acl::open(),
+            version: crate::Version::ANY,
+        });
         if n % 50 == 0 {
             writer.state.publish();
         }
@@ -174,13 +262,29 @@ fn a_frozen_state_stays_as_it_was_while_writes_go_on() {
 fn chunks_are_bounded() {
     let mut writer = Writer::new();
     for n in 0..40 {
-        writer.create(&format!("/{n}"), &vec![b'x'; 50_000], Acl::open(), CreateMode::Persistent);
+        writer.create(
+            &format!("/{n}"),
+            &vec![b'x'; 50_000],
+            Acl::open(),
+            CreateMode::Persistent,
+        );
     }
     writer.state.publish();
-    let chunks: Vec<_> = writer.state.freeze().unwrap().chunks().map(|chunk| chunk.len()).collect();
+    let chunks: Vec<_> = writer
+        .state
+        .freeze()
+        .unwrap()
+        .chunks()
+        .map(|chunk| chunk.len())
+        .collect();
     let (last, others) = chunks.split_last().unwrap();
     assert!(others.len() > 5);
-    assert!(others.iter().all(|&len| (256 * 1024..256 * 1024 + 50_100).contains(&len)), "{chunks:?}");
+    assert!(
+        others
+            .iter()
+            .all(|&len| (256 * 1024..256 * 1024 + 50_100).contains(&len)),
+        "{chunks:?}"
+    );
     assert!(*last > 0);
 }
 
@@ -199,7 +303,11 @@ fn a_snapshot_with_any_bit_turned_is_refused() {
         for bit in [at % 8, (at + 3) % 8] {
             let mut bytes = bytes.clone();
             bytes[at] ^= 1 << bit;
-            assert!(restore(&bytes).is_err(), "bit {bit} of byte {at} of {}", bytes.len());
+            assert!(
+                restore(&bytes).is_err(),
+                "bit {bit} of byte {at} of {}",
+                bytes.len()
+            );
         }
     }
 }
@@ -221,14 +329,23 @@ fn whatever_is_sealed_is_refused_or_sound() {
                 kinds.swap(at, other);
             }
             _ => {
-                let record = records::Record { kind: Some(kinds[at].clone()), ..Default::default() };
+                let record = records::Record {
+                    kind: Some(kinds[at].clone()),
+                    ..Default::default()
+                };
                 let mut bytes = record.write_to_bytes().unwrap();
                 for _ in 0..rng.gen_range(1..3) {
                     let at = rng.gen_range(0..bytes.len());
-                    bytes[at] = if rng.gen_bool(0.5) { rng.gen_range(0..=255) } else { bytes[at] ^ 1 };
+                    bytes[at] = if rng.gen_bool(0.5) {
+                        rng.gen_range(0..=255)
+                    } else {
+                        bytes[at] ^ 1
+                    };
                 }
                 let record = records::Record::parse_from_bytes(&bytes);
-                let Some(kind) = record.ok().and_then(|record| record.kind) else { continue };
+                let Some(kind) = record.ok().and_then(|record| record.kind) else {
+                    continue;
+                };
                 kinds[at] = kind;
             }
         }
@@ -269,33 +386,82 @@ fn each_lie_is_named() {
         (header(&|header| header.format = 2), "format 2"),
         (header(&|header| header.zxid = u64::MAX), "no zxid"),
         (header(&|header| header.zxid = 3), "from the future"),
-        (header(&|header| drop(header.settings.take())), "no settings"),
-        (header(&|header| header.settings.as_mut().unwrap().session_timeout_max_ms = 0), "contradict"),
-        (refused_after(&|kinds| kinds.insert(1, kinds[0].clone())), "doesn't belong"),
-        (refused_after(&|kinds| kinds.insert(1, kinds[1].clone())), "out of order"),
-        (refused_after(&|kinds| kinds.truncate(2)), "lacks its last result|doesn't belong"),
-        (znode("/a", &|znode| znode.path = "/a/".into()), "ends with /"),
+        (
+            header(&|header| drop(header.settings.take())),
+            "no settings",
+        ),
+        (
+            header(&|header| header.settings.as_mut().unwrap().session_timeout_max_ms = 0),
+            "contradict",
+        ),
+        (
+            refused_after(&|kinds| kinds.insert(1, kinds[0].clone())),
+            "doesn't belong",
+        ),
+        (
+            refused_after(&|kinds| kinds.insert(1, kinds[1].clone())),
+            "out of order",
+        ),
+        (
+            refused_after(&|kinds| kinds.truncate(2)),
+            "lacks its last result|doesn't belong",
+        ),
+        (
+            znode("/a", &|znode| znode.path = "/a/".into()),
+            "ends with /",
+        ),
         (znode("/a", &|znode| znode.path = "/a/b".into()), "twice"),
         (znode("/a", &|znode| znode.path = "/x".into()), "no parent"),
-        (znode("/", &|znode| znode.path = "/x".into()), "no parent|no root"),
+        (
+            znode("/", &|znode| znode.path = "/x".into()),
+            "no parent|no root",
+        ),
         (znode("/a/b", &|znode| znode.acl = 99), "unknown ACL"),
-        (znode("/a/b", &|znode| znode.ephemeral_owner = 77), "no session"),
-        (znode("/a/b", &|znode| znode.ephemeral_owner = -1), "no session"),
-        (znode("/a", &|znode| znode.ephemeral_owner = 1), "has children"),
-        (znode("/zookeeper/config", &|znode| znode.ephemeral_owner = i64::MIN), "missing"),
-        (znode("/zookeeper/config", &|znode| znode.path = "/config".into()), "missing"),
-        (znode("/a", &|znode| znode.data = Bytes::from_static(b"12345")), "another usage"),
+        (
+            znode("/a/b", &|znode| znode.ephemeral_owner = 77),
+            "no session",
+        ),
+        (
+            znode("/a/b", &|znode| znode.ephemeral_owner = -1),
+            "no session",
+        ),
+        (
+            znode("/a", &|znode| znode.ephemeral_owner = 1),
+            "has children",
+        ),
+        (
+            znode("/zookeeper/config", &|znode| {
+                znode.ephemeral_owner = i64::MIN
+            }),
+            "missing",
+        ),
+        (
+            znode("/zookeeper/config", &|znode| znode.path = "/config".into()),
+            "missing",
+        ),
+        (
+            znode("/a", &|znode| znode.data = Bytes::from_static(b"12345")),
+            "another usage",
+        ),
     ] {
-        assert!(word.split('|').any(|word| found.contains(word)), "{found:?} doesn't say {word:?}");
+        assert!(
+            word.split('|').any(|word| found.contains(word)),
+            "{found:?} doesn't say {word:?}"
+        );
     }
 }
 
 #[test]
 fn what_is_announced_is_not_allocated() {
-    let limits = RestoreLimits { record_bytes_max: 1000 };
+    let limits = RestoreLimits {
+        record_bytes_max: 1000,
+    };
     let mut restore = Restore::new(limits);
     let error = restore.feed(&[0xff, 0xff, 0xff, 0xff, 0x7f]).unwrap_err();
-    assert!(matches!(error, RestoreError::RecordTooLarge { limit: 1000, .. }), "{error}");
+    assert!(
+        matches!(error, RestoreError::RecordTooLarge { limit: 1000, .. }),
+        "{error}"
+    );
     let mut restore = Restore::new(limits);
     let error = restore.feed(&[0xff; 20]).unwrap_err();
     assert!(matches!(error, RestoreError::Malformed { .. }), "{error}");
@@ -359,7 +525,10 @@ fn readers_see_a_restored_state_from_the_next_publish_on() {
     let reader = follower.state.reader();
     let exists = |path: &str| {
         let read = ReadOp::Exists { path: path.into() };
-        !matches!(reader.read(SessionId(1), &read), Ok(crate::state::ReadResult::Exists(None)))
+        !matches!(
+            reader.read(SessionId(1), &read),
+            Ok(crate::state::ReadResult::Exists(None))
+        )
     };
     let mut restore = Restore::default();
     restore.feed(&bytes).unwrap();
