@@ -329,6 +329,42 @@ mod tests {
         });
     }
 
+    /// The facts are swapped in a moment before the tree's view: whoever reads in between must not see
+    /// the one with the other.
+    #[test]
+    fn between_the_two_steps_of_a_publish_everything_is_as_before() {
+        let mut writer = Writer::new();
+        let acl = |user: &str| vec![Acl::new(Permissions::READ, AuthId::new("digest", user))];
+        writer.create(1, "/a", acl("carol:x"), CreateMode::Persistent);
+        writer.state.publish();
+        let reader = writer.state.reader();
+        let version = Version::ANY;
+        writer.write(
+            2,
+            Op::SetAcl {
+                path: "/a".into(),
+                acl: acl("ann:x"),
+                version,
+            },
+        );
+        writer.create(1, "/e", Acl::open(), CreateMode::Ephemeral);
+        let own = ReadOp::Ephemerals { prefix: "/".into() };
+        let seen = || {
+            let owned = reader.read(SessionId(1), &own) != Ok(ReadResult::Ephemerals(vec![]));
+            let readable = reader.read(SessionId(1), &data("/a")).is_ok();
+            (
+                owned,
+                readable,
+                reader.session(SessionId(1)).unwrap().last_sequence,
+            )
+        };
+        assert_eq!(seen(), (false, false, 2));
+        writer.state.announce();
+        assert_eq!(seen(), (false, false, 2));
+        writer.state.znodes.tree.publish(writer.state.zxid);
+        assert_eq!(seen(), (true, true, 3));
+    }
+
     #[test]
     fn nothing_is_seen_before_it_is_published() {
         let mut writer = Writer::new();
