@@ -63,13 +63,6 @@ impl Usage {
         }
     }
 
-    pub(crate) fn negated(self) -> Usage {
-        Usage {
-            count: -self.count,
-            bytes: -self.bytes,
-        }
-    }
-
     /// As `zookeeper_stats` shows it.
     pub(crate) fn to_stats(self) -> String {
         format!("count={},bytes={}", self.count, self.bytes)

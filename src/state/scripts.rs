@@ -181,7 +181,7 @@ impl World {
         self.sessions.get(name).copied().unwrap_or_default()
     }
 
-    fn open(&mut self, name: &str, words: &Words) -> String {
+    fn open(&mut self, name: &str, words: &Words<'_>) -> String {
         let op = Op::OpenSession {
             password: password(words.option("password").unwrap_or(name)),
             timeout_ms: words.number("timeout").unwrap_or(10_000) as u32,
@@ -191,7 +191,7 @@ impl World {
         self.attached(name, applied)
     }
 
-    fn attach(&mut self, name: &str, words: &Words) -> String {
+    fn attach(&mut self, name: &str, words: &Words<'_>) -> String {
         let op = Op::AttachSession {
             password: password(words.option("password").unwrap_or(name)),
             timeout_ms: words.number("timeout").unwrap_or(10_000) as u32,
@@ -231,7 +231,7 @@ impl World {
         show(&applied, &changes)
     }
 
-    fn write(&mut self, name: &str, words: &Words, op: Op) -> String {
+    fn write(&mut self, name: &str, words: &Words<'_>, op: Op) -> String {
         let client = self.client(name);
         let sequence = words
             .number("seq")
@@ -399,9 +399,11 @@ impl<'a> Words<'a> {
 }
 
 fn settings(words: &Words<'_>) -> Settings {
-    let mut settings = Settings::default();
-    settings.enforce_quota = words.has("enforce_quota");
-    settings.ttl_enabled = !words.has("ttl_off");
+    let mut settings = Settings {
+        enforce_quota: words.has("enforce_quota"),
+        ttl_enabled: !words.has("ttl_off"),
+        ..Settings::default()
+    };
     for (key, field) in [
         ("data_max", &mut settings.data_bytes_max),
         ("kept_max", &mut settings.results_kept_max),

@@ -5,6 +5,7 @@ use protobuf::{CodedOutputStream, Message as _};
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 
+use super::restore::{RestoreError, RestoreLimits};
 use super::*;
 use crate::acl::{Acl, AuthId, Permissions};
 use crate::ids::{NodeId, SessionId, Zxid};
