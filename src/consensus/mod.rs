@@ -6,12 +6,14 @@
 //! it gives the same answers, byte for byte.
 
 mod raft;
+mod single;
 #[cfg(test)]
 mod tests;
 
 use bytes::Bytes;
 
 pub use self::raft::{COMMAND_BYTES_MAX, RaftCore, RaftOptions};
+pub use self::single::SingleVoterCore;
 use crate::NodeId;
 use crate::storage::{Configuration, LogEntry, SnapshotMeta, StorageError, WriteBatch};
 

@@ -3,11 +3,17 @@
 //! Floor 1. A transport carries opaque messages. It may drop, delay, duplicate and reorder them: the
 //! layers above expect that and lose nothing by it but time.
 
+mod memory;
+mod message;
+
 use std::fmt;
 use std::sync::Arc;
+use std::sync::mpsc::SyncSender;
 
 use bytes::Bytes;
 
+pub use self::memory::{Faults, Memory, Network};
+pub use self::message::HEADER_BYTES;
 use crate::{ClusterId, NodeId};
 
 /// A message from one node to another. Its payload is opaque to a transport.
@@ -27,6 +33,13 @@ pub struct Message {
 pub trait Inbox: Send + Sync {
     /// Hands in one message.
     fn deliver(&self, message: Message) -> bool;
+}
+
+/// The sending end of a bounded channel is an inbox.
+impl Inbox for SyncSender<Message> {
+    fn deliver(&self, message: Message) -> bool {
+        self.try_send(message).is_ok()
+    }
 }
 
 /// A failure to start a transport. Failures to send are silent: a message may always be lost.

@@ -229,6 +229,7 @@ impl LogView {
 
     /// The bytes of the entries held in memory.
     #[cfg(test)]
+    #[cfg(test)]
     pub(super) fn cache_bytes(&self) -> u64 {
         self.cache_bytes
     }

@@ -126,6 +126,12 @@ impl RaftCore {
         self.node.raft.set_randomized_election_timeout(ticks);
     }
 
+    /// The bytes of the entries held in memory.
+    #[cfg(test)]
+    pub(super) fn cached_bytes(&self) -> u64 {
+        self.node.store().cache_bytes()
+    }
+
     fn has_failed(&self) -> bool {
         self.node.store().failure().is_some()
     }

@@ -114,13 +114,20 @@ impl RaftCore {
             return Ok(Admission::Step);
         }
         match (message.get_msg_type(), raft.state) {
-            (MessageType::MsgRequestPreVoteResponse, StateRole::PreCandidate) if !self.log_is_durable() => {
+            (MessageType::MsgRequestPreVoteResponse, StateRole::PreCandidate)
+                if !self.log_is_durable() =>
+            {
                 Ok(Admission::Drop)
             }
             (MessageType::MsgRequestVoteResponse, StateRole::Candidate)
-                if message.term > raft.term || !self.term_is_durable() || !self.log_is_durable() =>
+                if message.term > raft.term
+                    || !self.term_is_durable()
+                    || !self.log_is_durable() =>
             {
-                Err(inspect::malformed(from, "it grants a vote that it wasn't asked for"))
+                Err(inspect::malformed(
+                    from,
+                    "it grants a vote that it wasn't asked for",
+                ))
             }
             // Else it is asked for, or comes late and raft-rs ignores it.
             _ => Ok(Admission::Step),

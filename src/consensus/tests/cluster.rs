@@ -83,7 +83,10 @@ impl Node {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Event {
     /// Durable; with the term of the entry before it.
-    Write { entry: LogEntry, previous_term: u64 },
+    Write {
+        entry: LogEntry,
+        previous_term: u64,
+    },
     Committed(LogEntry),
     Install(SnapshotMeta),
 }
@@ -280,7 +283,13 @@ impl Cluster {
         }
         node.store.append(&write.batch).unwrap();
         for (entry, previous_term) in write.batch.entries.into_iter().zip(write.previous_terms) {
-            self.events.push((id, Event::Write { entry, previous_term }));
+            self.events.push((
+                id,
+                Event::Write {
+                    entry,
+                    previous_term,
+                },
+            ));
         }
         self.with_core(id, |core| core.persisted(write.number));
         true

@@ -2,7 +2,8 @@
 
 use protobuf::{Message as _, ProtobufEnum as _};
 use raft::eraftpb::{
-    ConfChangeSingle, ConfChangeType, ConfChangeV2, ConfState, Entry, EntryType, Message, MessageType, Snapshot,
+    ConfChangeSingle, ConfChangeType, ConfChangeV2, ConfState, Entry, EntryType, Message,
+    MessageType, Snapshot,
 };
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -17,7 +18,9 @@ fn cluster() -> Cluster {
     cluster.with_core(1, |core| core.campaign());
     cluster.stabilize();
     for text in ["a", "b", "c"] {
-        cluster.with_core(1, |core| core.propose(text.into())).unwrap();
+        cluster
+            .with_core(1, |core| core.propose(text.into()))
+            .unwrap();
     }
     cluster.stabilize();
     cluster
@@ -29,13 +32,22 @@ fn step_at_follower(bytes: &[u8]) -> Result<(), StepError> {
 }
 
 fn message(kind: MessageType) -> Message {
-    let mut message = Message { from: 1, to: 2, term: 2, ..Message::default() };
+    let mut message = Message {
+        from: 1,
+        to: 2,
+        term: 2,
+        ..Message::default()
+    };
     message.set_msg_type(kind);
     message
 }
 
 fn entry(index: u64, term: u64) -> Entry {
-    Entry { index, term, ..Entry::default() }
+    Entry {
+        index,
+        term,
+        ..Entry::default()
+    }
 }
 
 fn append(index: u64, log_term: u64, entries: Vec<Entry>) -> Message {
@@ -48,11 +60,18 @@ fn append(index: u64, log_term: u64, entries: Vec<Entry>) -> Message {
 
 fn assert_malformed(message: &Message) {
     let result = step_at_follower(&message.write_to_bytes().unwrap());
-    assert!(matches!(result, Err(StepError::Malformed { from, .. }) if from == node_id(1)), "{result:?}: {message:?}");
+    assert!(
+        matches!(result, Err(StepError::Malformed { from, .. }) if from == node_id(1)),
+        "{result:?}: {message:?}"
+    );
 }
 
 fn assert_taken(message: &Message) {
-    assert_eq!(step_at_follower(&message.write_to_bytes().unwrap()), Ok(()), "{message:?}");
+    assert_eq!(
+        step_at_follower(&message.write_to_bytes().unwrap()),
+        Ok(()),
+        "{message:?}"
+    );
 }
 
 #[test]
@@ -60,7 +79,10 @@ fn five_million_nested_unknown_groups_are_an_error() {
     // RUSTSEC-2024-0437: parsers that recurse on such input overflow their stack.
     let start_of_group_100 = [0xa3, 0x06];
     let bytes = start_of_group_100.repeat(5_000_000);
-    assert!(matches!(step_at_follower(&bytes), Err(StepError::Malformed { .. })));
+    assert!(matches!(
+        step_at_follower(&bytes),
+        Err(StepError::Malformed { .. })
+    ));
     // The same one level down, where an entry's fields are expected.
     let inner = start_of_group_100.repeat(1_000_000);
     let mut bytes = vec![0x3a];
@@ -71,13 +93,18 @@ fn five_million_nested_unknown_groups_are_an_error() {
     }
     bytes.push(length as u8);
     bytes.extend(inner);
-    assert!(matches!(step_at_follower(&bytes), Err(StepError::Malformed { .. })));
+    assert!(matches!(
+        step_at_follower(&bytes),
+        Err(StepError::Malformed { .. })
+    ));
 }
 
 #[test]
 fn more_bytes_than_a_message_may_have_are_refused_unread() {
     let bytes = vec![0; MESSAGE_BYTES_MAX + 1];
-    let Err(StepError::Malformed { reason, .. }) = step_at_follower(&bytes) else { panic!() };
+    let Err(StepError::Malformed { reason, .. }) = step_at_follower(&bytes) else {
+        panic!()
+    };
     assert!(reason.contains("over the limit"), "{reason}");
 }
 
@@ -85,7 +112,14 @@ fn more_bytes_than_a_message_may_have_are_refused_unread() {
 fn only_what_peers_say_to_each_other_is_taken() {
     use MessageType::*;
     for kind in [
-        MsgHup, MsgBeat, MsgPropose, MsgUnreachable, MsgSnapStatus, MsgCheckQuorum, MsgTransferLeader, MsgReadIndex,
+        MsgHup,
+        MsgBeat,
+        MsgPropose,
+        MsgUnreachable,
+        MsgSnapStatus,
+        MsgCheckQuorum,
+        MsgTransferLeader,
+        MsgReadIndex,
         MsgReadIndexResp,
     ] {
         let mut message = message(kind);
@@ -102,9 +136,18 @@ fn only_what_peers_say_to_each_other_is_taken() {
 #[test]
 fn a_message_must_come_from_its_sender_and_be_meant_for_us() {
     for (from, to) in [(0, 2), (2, 2), (3, 2), (1, 0), (1, 3)] {
-        assert_malformed(&Message { from, to, ..message(MessageType::MsgHeartbeat) });
+        assert_malformed(&Message {
+            from,
+            to,
+            ..message(MessageType::MsgHeartbeat)
+        });
     }
-    let from_itself = Message { from: 2, ..message(MessageType::MsgHeartbeat) }.write_to_bytes().unwrap();
+    let from_itself = Message {
+        from: 2,
+        ..message(MessageType::MsgHeartbeat)
+    }
+    .write_to_bytes()
+    .unwrap();
     let result = cluster().with_core(2, |core| core.step(node_id(2), &from_itself));
     assert!(matches!(result, Err(StepError::Malformed { .. })));
 }
@@ -113,11 +156,17 @@ fn a_message_must_come_from_its_sender_and_be_meant_for_us() {
 fn unknown_fields_and_kinds_are_refused() {
     let mut bytes = message(MessageType::MsgHeartbeat).write_to_bytes().unwrap();
     bytes.extend([0x98, 0x06, 0x01]); // field 99, number 1
-    assert!(matches!(step_at_follower(&bytes), Err(StepError::Malformed { .. })));
+    assert!(matches!(
+        step_at_follower(&bytes),
+        Err(StepError::Malformed { .. })
+    ));
     // A kind that doesn't exist must not be read as the first one.
     let mut bytes = message(MessageType::MsgHup).write_to_bytes().unwrap();
     bytes.extend([0x08, 99]);
-    assert!(matches!(step_at_follower(&bytes), Err(StepError::Malformed { .. })));
+    assert!(matches!(
+        step_at_follower(&bytes),
+        Err(StepError::Malformed { .. })
+    ));
     let mut odd = entry(5, 2);
     odd.mut_unknown_fields().add_varint(99, 1);
     assert_malformed(&append(4, 2, vec![odd]));
@@ -145,12 +194,18 @@ fn entries_must_join_up() {
 
 #[test]
 fn entries_with_what_is_not_kept_are_refused() {
-    let with_context = Entry { context: "x".into(), ..entry(6, 2) };
+    let with_context = Entry {
+        context: "x".into(),
+        ..entry(6, 2)
+    };
     assert_malformed(&append(5, 2, vec![with_context]));
     let mut old_change = entry(6, 2);
     old_change.set_entry_type(EntryType::EntryConfChange);
     assert_malformed(&append(5, 2, vec![old_change]));
-    let mut garbled_change = Entry { data: vec![0xff; 9].into(), ..entry(6, 2) };
+    let mut garbled_change = Entry {
+        data: vec![0xff; 9].into(),
+        ..entry(6, 2)
+    };
     garbled_change.set_entry_type(EntryType::EntryConfChangeV2);
     assert_malformed(&append(5, 2, vec![garbled_change]));
 }
@@ -158,17 +213,32 @@ fn entries_with_what_is_not_kept_are_refused() {
 #[test]
 fn numbers_near_the_end_of_their_range_are_refused() {
     let heartbeat = message(MessageType::MsgHeartbeat);
-    assert_malformed(&Message { term: u64::MAX, ..heartbeat.clone() });
-    assert_malformed(&Message { commit: u64::MAX, ..heartbeat.clone() });
-    assert_malformed(&Message { request_snapshot: 1, ..heartbeat.clone() });
-    assert_malformed(&Message { context: vec![0; 33].into(), ..heartbeat });
+    assert_malformed(&Message {
+        term: u64::MAX,
+        ..heartbeat.clone()
+    });
+    assert_malformed(&Message {
+        commit: u64::MAX,
+        ..heartbeat.clone()
+    });
+    assert_malformed(&Message {
+        request_snapshot: 1,
+        ..heartbeat.clone()
+    });
+    assert_malformed(&Message {
+        context: vec![0; 33].into(),
+        ..heartbeat
+    });
 }
 
 fn snapshot_message(change: impl FnOnce(&mut Snapshot)) -> Message {
     let mut snapshot = Snapshot::default();
     snapshot.mut_metadata().index = 9;
     snapshot.mut_metadata().term = 2;
-    snapshot.mut_metadata().mut_conf_state().set_voters(vec![1, 2, 3]);
+    snapshot
+        .mut_metadata()
+        .mut_conf_state()
+        .set_voters(vec![1, 2, 3]);
     change(&mut snapshot);
     let mut message = message(MessageType::MsgSnapshot);
     message.set_snapshot(snapshot);
@@ -180,15 +250,23 @@ fn a_snapshot_must_make_sense() {
     assert_taken(&snapshot_message(|_| {}));
     assert_malformed(&message(MessageType::MsgSnapshot));
     assert_malformed(&snapshot_message(|snapshot| snapshot.data = vec![1].into()));
-    assert_malformed(&snapshot_message(|snapshot| snapshot.mut_metadata().index = 0));
-    assert_malformed(&snapshot_message(|snapshot| snapshot.mut_metadata().term = 0));
-    assert_malformed(&snapshot_message(|snapshot| snapshot.mut_metadata().term = 3));
+    assert_malformed(&snapshot_message(|snapshot| {
+        snapshot.mut_metadata().index = 0
+    }));
+    assert_malformed(&snapshot_message(|snapshot| {
+        snapshot.mut_metadata().term = 0
+    }));
+    assert_malformed(&snapshot_message(|snapshot| {
+        snapshot.mut_metadata().term = 3
+    }));
     // It contradicts entry 4, which is committed here with term 2.
     assert_malformed(&snapshot_message(|snapshot| {
         snapshot.mut_metadata().index = 5;
         snapshot.mut_metadata().term = 1;
     }));
-    let with = |change: fn(&mut ConfState)| snapshot_message(|snapshot| change(snapshot.mut_metadata().mut_conf_state()));
+    let with = |change: fn(&mut ConfState)| {
+        snapshot_message(|snapshot| change(snapshot.mut_metadata().mut_conf_state()))
+    };
     assert_malformed(&with(|state| state.set_voters(vec![])));
     assert_malformed(&with(|state| state.set_voters(vec![1, 2, 2])));
     assert_malformed(&with(|state| state.set_voters(vec![0, 2])));
@@ -200,11 +278,25 @@ fn a_snapshot_must_make_sense() {
 #[test]
 fn a_leader_is_not_told_of_entries_that_it_never_sent() {
     let mut cluster = cluster();
-    let mut acknowledged = Message { from: 2, to: 1, index: 6, ..message(MessageType::MsgAppendResponse) };
-    let refused = cluster.with_core(1, |core| core.step(node_id(2), &acknowledged.write_to_bytes().unwrap()));
-    assert!(matches!(refused, Err(StepError::Malformed { .. })), "{refused:?}");
+    let mut acknowledged = Message {
+        from: 2,
+        to: 1,
+        index: 6,
+        ..message(MessageType::MsgAppendResponse)
+    };
+    let refused = cluster.with_core(1, |core| {
+        core.step(node_id(2), &acknowledged.write_to_bytes().unwrap())
+    });
+    assert!(
+        matches!(refused, Err(StepError::Malformed { .. })),
+        "{refused:?}"
+    );
     acknowledged.index = 5;
-    cluster.with_core(1, |core| core.step(node_id(2), &acknowledged.write_to_bytes().unwrap())).unwrap();
+    cluster
+        .with_core(1, |core| {
+            core.step(node_id(2), &acknowledged.write_to_bytes().unwrap())
+        })
+        .unwrap();
 }
 
 #[test]
@@ -214,30 +306,62 @@ fn a_vote_that_was_not_asked_for_does_not_make_a_leader() {
     cluster.node(1).slow_disk = true;
     cluster.with_core(1, |core| core.campaign());
     let granted = |kind, term| {
-        let mut message = Message { from: 2, to: 1, term, ..Message::default() };
+        let mut message = Message {
+            from: 2,
+            to: 1,
+            term,
+            ..Message::default()
+        };
         message.set_msg_type(kind);
         message.write_to_bytes().unwrap()
     };
     let grant = granted(MessageType::MsgRequestPreVoteResponse, 2);
-    cluster.with_core(1, |core| core.step(node_id(2), &grant)).unwrap();
+    cluster
+        .with_core(1, |core| core.step(node_id(2), &grant))
+        .unwrap();
     assert_eq!(cluster.core(1).status().term, 2);
     let grant = granted(MessageType::MsgRequestVoteResponse, 2);
     let refused = cluster.with_core(1, |core| core.step(node_id(2), &grant));
-    assert!(matches!(refused, Err(StepError::Malformed { .. })), "{refused:?}");
+    assert!(
+        matches!(refused, Err(StepError::Malformed { .. })),
+        "{refused:?}"
+    );
     assert_eq!(cluster.core(1).status().role, Role::Candidate);
     // Once its own vote is durable and the question asked, the same answer counts.
     while cluster.persist(1) {}
-    cluster.with_core(1, |core| core.step(node_id(2), &grant)).unwrap();
+    cluster
+        .with_core(1, |core| core.step(node_id(2), &grant))
+        .unwrap();
     assert_eq!(cluster.core(1).status().role, Role::Leader);
 }
 
 #[test]
 fn a_heartbeat_with_a_commit_beyond_the_log_is_amnesia() {
-    let result = step_at_follower(&Message { commit: 6, ..message(MessageType::MsgHeartbeat) }.write_to_bytes().unwrap());
-    assert_eq!(result, Err(StepError::Amnesia { acknowledged: 6, last_index: 5 }));
+    let result = step_at_follower(
+        &Message {
+            commit: 6,
+            ..message(MessageType::MsgHeartbeat)
+        }
+        .write_to_bytes()
+        .unwrap(),
+    );
+    assert_eq!(
+        result,
+        Err(StepError::Amnesia {
+            acknowledged: 6,
+            last_index: 5
+        })
+    );
     // An append may carry a commit index beyond what it appends, and one of an old term proves nothing.
-    assert_taken(&Message { commit: 100, ..append(5, 2, vec![]) });
-    assert_taken(&Message { term: 1, commit: 100, ..message(MessageType::MsgHeartbeat) });
+    assert_taken(&Message {
+        commit: 100,
+        ..append(5, 2, vec![])
+    });
+    assert_taken(&Message {
+        term: 1,
+        commit: 100,
+        ..message(MessageType::MsgHeartbeat)
+    });
 }
 
 /// A message of any kind with numbers that are near those of the cluster.
@@ -282,7 +406,10 @@ fn random_entry(random: &mut StdRng, index: u64, term: u64) -> Entry {
     if random.gen_bool(0.3) {
         let mut change = ConfChangeV2::default();
         for _ in 0..random.gen_range(0..4) {
-            let mut single = ConfChangeSingle { node_id: random.gen_range(1..6), ..ConfChangeSingle::default() };
+            let mut single = ConfChangeSingle {
+                node_id: random.gen_range(1..6),
+                ..ConfChangeSingle::default()
+            };
             single.set_change_type(ConfChangeType::values()[random.gen_range(0..3)]);
             change.mut_changes().push(single);
         }
@@ -335,7 +462,9 @@ fn no_message_makes_a_core_panic() {
                 3 => drop(cluster.with_core(id, |core| core.propose("x".into()))),
                 _ => {
                     let message = random_message(&mut random, id);
-                    let Some(from) = crate::NodeId::new(message.from) else { continue };
+                    let Some(from) = crate::NodeId::new(message.from) else {
+                        continue;
+                    };
                     let bytes = message.write_to_bytes().unwrap();
                     let step = || cluster.with_core(id, |core| core.step(from, &bytes));
                     let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(step));
@@ -353,7 +482,9 @@ fn garbage_is_refused_or_harmless() {
     let mut random = StdRng::seed_from_u64(1);
     let mut cluster = cluster();
     cluster.traces = false;
-    let honest = append(5, 2, vec![entry(6, 2), entry(7, 2)]).write_to_bytes().unwrap();
+    let honest = append(5, 2, vec![entry(6, 2), entry(7, 2)])
+        .write_to_bytes()
+        .unwrap();
     for _ in 0..20_000 {
         let mut bytes = honest.clone();
         match random.gen_range(0..3) {
@@ -362,7 +493,11 @@ fn garbage_is_refused_or_harmless() {
                 let at = random.gen_range(0..bytes.len());
                 bytes[at] ^= 1 << random.gen_range(0..8);
             }
-            _ => bytes = (0..random.gen_range(0..80)).map(|_| random.r#gen()).collect(),
+            _ => {
+                bytes = (0..random.gen_range(0..80))
+                    .map(|_| random.r#gen())
+                    .collect()
+            }
         }
         // Some are honest by chance; none panics.
         let _ = cluster.with_core(2, |core| core.step(node_id(1), &bytes));

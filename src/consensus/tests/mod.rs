@@ -6,3 +6,5 @@ mod hostile;
 mod memory_store;
 mod safety;
 mod script;
+mod single;
+mod storage_edges;

@@ -28,12 +28,18 @@ impl Oracle {
     fn check(&mut self, cluster: &mut Cluster, fixed_members: Option<usize>) {
         for (id, event) in std::mem::take(&mut cluster.events) {
             match event {
-                Event::Write { entry, previous_term } => self.check_write(id, entry, previous_term),
+                Event::Write {
+                    entry,
+                    previous_term,
+                } => self.check_write(id, entry, previous_term),
                 Event::Committed(entry) => {
                     if let Some(members) = fixed_members {
                         assert_durable_on_a_majority(cluster, &entry, members);
                     }
-                    let first = self.committed.entry(entry.index).or_insert_with(|| entry.clone());
+                    let first = self
+                        .committed
+                        .entry(entry.index)
+                        .or_insert_with(|| entry.clone());
                     assert_eq!(*first, entry, "node {id} committed another entry");
                 }
                 Event::Install(meta) => {
@@ -59,14 +65,25 @@ impl Oracle {
 
     fn check_write(&mut self, id: u64, entry: LogEntry, previous_term: u64) {
         let written = (entry.kind, entry.data.to_vec(), previous_term);
-        let first = self.entries.entry((entry.index, entry.term)).or_insert_with(|| written.clone());
-        assert_eq!(*first, written, "node {id} holds another entry {}/{}", entry.index, entry.term);
+        let first = self
+            .entries
+            .entry((entry.index, entry.term))
+            .or_insert_with(|| written.clone());
+        assert_eq!(
+            *first, written,
+            "node {id} holds another entry {}/{}",
+            entry.index, entry.term
+        );
     }
 
     fn check_leader_completeness(&self, id: u64, log_terms: &BTreeMap<u64, u64>) {
         let first = *log_terms.keys().next().unwrap();
         for (index, entry) in self.committed.range(first..) {
-            assert_eq!(log_terms.get(index), Some(&entry.term), "leader {id} lacks committed entry {index}");
+            assert_eq!(
+                log_terms.get(index),
+                Some(&entry.term),
+                "leader {id} lacks committed entry {index}"
+            );
         }
     }
 }
@@ -76,8 +93,16 @@ fn assert_durable_on_a_majority(cluster: &Cluster, entry: &LogEntry, members: us
         let (first, _) = store.bounds();
         entry.index < first || store.term(entry.index).ok() == Some(entry.term)
     };
-    let holders = cluster.nodes.values().filter(|node| holds(&node.store)).count();
-    assert!(holders * 2 > members, "entry {} was committed with {holders} durable copies of {members}", entry.index);
+    let holders = cluster
+        .nodes
+        .values()
+        .filter(|node| holds(&node.store))
+        .count();
+    assert!(
+        holders * 2 > members,
+        "entry {} was committed with {holders} durable copies of {members}",
+        entry.index
+    );
 }
 
 struct Run {
@@ -150,7 +175,9 @@ impl Run {
             98 if up && self.fixed_members.is_some() => {
                 let to = node_id(self.any_node());
                 // Refused on all but the leader.
-                let _ = self.cluster.with_core(id, |core| core.transfer_leadership(to));
+                let _ = self
+                    .cluster
+                    .with_core(id, |core| core.transfer_leadership(to));
             }
             98..=99 if self.fixed_members.is_none() => self.change_members(),
             _ => {}
@@ -185,16 +212,22 @@ impl Run {
     }
 
     fn propose(&mut self) {
-        let Some(leader) = self.cluster.leader() else { return };
+        let Some(leader) = self.cluster.leader() else {
+            return;
+        };
         self.proposals += 1;
         let data = format!("proposal {}", self.proposals);
         // It may be dropped, and it may be lost: that is what is tested.
-        let _ = self.cluster.with_core(leader, |core| core.propose(data.into()));
+        let _ = self
+            .cluster
+            .with_core(leader, |core| core.propose(data.into()));
     }
 
     /// A barrier that is confirmed covers all that was committed before it was asked for.
     fn barrier(&mut self) {
-        let Some(leader) = self.cluster.leader() else { return };
+        let Some(leader) = self.cluster.leader() else {
+            return;
+        };
         self.barriers += 1;
         let (barrier, committed) = (self.barriers, self.oracle.committed.keys().last().copied());
         let _ = self.cluster.with_core(leader, |core| core.barrier(barrier));
@@ -202,7 +235,10 @@ impl Run {
             self.deliver_any();
         }
         for (confirmed, index) in &self.cluster.node(leader).barriers {
-            assert!(*confirmed != barrier || Some(*index) >= committed, "barrier {barrier} reads the past");
+            assert!(
+                *confirmed != barrier || Some(*index) >= committed,
+                "barrier {barrier} reads the past"
+            );
         }
     }
 
@@ -216,7 +252,9 @@ impl Run {
     }
 
     fn change_members(&mut self) {
-        let Some(leader) = self.cluster.leader() else { return };
+        let Some(leader) = self.cluster.leader() else {
+            return;
+        };
         let mut changes = Vec::new();
         for _ in 0..self.random.gen_range(1..4) {
             let node = node_id(self.any_node());
@@ -227,7 +265,9 @@ impl Run {
             });
         }
         // Many make no sense, and are refused.
-        let _ = self.cluster.with_core(leader, |core| core.change_membership(&changes));
+        let _ = self
+            .cluster
+            .with_core(leader, |core| core.change_membership(&changes));
     }
 
     /// No more faults: a leader must be found and commit what is proposed to it.
@@ -264,10 +304,14 @@ impl Run {
     }
 
     fn all_voters_agree(&mut self) -> bool {
-        let Some(leader) = self.cluster.leader() else { return false };
+        let Some(leader) = self.cluster.leader() else {
+            return false;
+        };
         let voters = self.cluster.core(leader).configuration().voters;
         let applied = self.cluster.node(leader).applied_index;
-        voters.iter().all(|voter| self.cluster.node(voter.as_u64()).applied_index == applied)
+        voters
+            .iter()
+            .all(|voter| self.cluster.node(voter.as_u64()).applied_index == applied)
     }
 }
 
@@ -293,7 +337,10 @@ fn run_seeds(seeds: std::ops::Range<u64>, of_nodes: u64, strangers: u64) {
         }
     }
     let runs = seeds.end - seeds.start;
-    assert!(committed as u64 > 8 * runs, "{committed} entries in {runs} runs: the schedules are too hard");
+    assert!(
+        committed as u64 > 8 * runs,
+        "{committed} entries in {runs} runs: the schedules are too hard"
+    );
 }
 
 #[test]
@@ -328,7 +375,11 @@ fn trace_of(seed: u64) -> String {
 #[test]
 fn one_seed_gives_one_trace_and_another_seed_another() {
     let traces: Vec<String> = (7..10).map(trace_of).collect();
-    assert!(traces.iter().all(|trace| trace.contains("MsgAppend") && trace.contains("committed")));
+    assert!(
+        traces
+            .iter()
+            .all(|trace| trace.contains("MsgAppend") && trace.contains("committed"))
+    );
     assert_eq!(traces[0], trace_of(7));
     assert_ne!(traces[0], traces[1]);
     assert_ne!(traces[1], traces[2]);

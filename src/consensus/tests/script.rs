@@ -326,6 +326,7 @@ scripts! {
     election,
     figure8,
     joint_change,
+    last_voter_waits,
     learner,
     pipelined_durability,
     prevote,
