@@ -118,24 +118,3 @@ pub trait Transport: Send + Sync + fmt::Debug {
 
 /// The largest encoded message, in bytes. Entries and snapshot chunks are cut so that they fit.
 pub const MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
-
-impl Message {
-    pub fn new(cluster: ClusterId, from: NodeId, to: NodeId, payload: Bytes) -> Message { Message{cluster, from, to, payload} }
-    pub fn cluster(&self) -> ClusterId { self.cluster }
-    pub fn from(&self) -> NodeId { self.from }
-    pub fn to(&self) -> NodeId { self.to }
-    pub fn into_payload(self) -> Bytes { self.payload }
-}
-#[derive(Clone, Debug, Default)]
-pub struct Network(Arc<parking_lot::Mutex<Inboxes>>);
-#[derive(Default)]
-struct Inboxes(std::collections::HashMap<NodeId, Arc<dyn Inbox>>);
-impl fmt::Debug for Inboxes { fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result { f.write_str("x") } }
-#[derive(Debug)]
-pub struct MemoryEndpoint(Network, NodeId);
-impl Network { pub fn new(_seed: u64) -> Network { Network::default() } pub fn endpoint(&self, id: NodeId) -> MemoryEndpoint { MemoryEndpoint(self.clone(), id) } }
-impl Transport for MemoryEndpoint {
-    fn start(&self, inbox: Arc<dyn Inbox>) -> Result<(), TransportError> { self.0.0.lock().0.insert(self.1, inbox); Ok(()) }
-    fn send(&self, message: Message) { let i = self.0.0.lock().0.get(&message.to()).cloned(); if let Some(i) = i { i.deliver(message); } }
-    fn stop(&self) { self.0.0.lock().0.remove(&self.1); }
-}
