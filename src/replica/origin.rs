@@ -46,6 +46,8 @@ pub(super) struct LocalSession {
     next_sequence: u64,
     /// All up to this one have been sent to the present leader.
     sent_through: u64,
+    /// All up to this one have been sent to some leader, and may be in its log.
+    ever_sent_through: u64,
     /// When the oldest unanswered one was last sent, or answered.
     progress_at: Duration,
 }
@@ -162,6 +164,7 @@ impl Origin {
             pending: VecDeque::new(),
             next_sequence: sequence + 1,
             sent_through: sequence,
+            ever_sent_through: sequence,
             progress_at: now,
         };
         match self.sessions.insert(id, session) {
@@ -331,12 +334,13 @@ impl LocalSession {
             });
             self.sent_through = write.sequence;
         }
+        self.ever_sent_through = self.ever_sent_through.max(self.sent_through);
     }
 
     /// The session is over. Each ticket with whether its write may be in the log: a read, or a write
     /// that was never sent, certainly isn't.
     pub(super) fn into_ends(self) -> impl Iterator<Item = (Ticket, bool)> {
-        let sent_through = self.sent_through;
+        let sent_through = self.ever_sent_through;
         self.pending.into_iter().flat_map(move |write| {
             let reads = write.reads.into_iter().map(|read| (read.ticket, false));
             std::iter::once((write.ticket, write.sequence <= sent_through)).chain(reads)
@@ -418,6 +422,17 @@ mod tests {
         push(&mut origin, 2);
         let ends: Vec<_> = origin.remove(SESSION).unwrap().into_ends().collect();
         assert_eq!(ends, [(Ticket(1), true), (Ticket(2), false)]);
+    }
+
+    #[test]
+    fn a_write_that_waits_to_be_sent_again_may_have_happened() {
+        // It was told not to have, though its first sending may have reached a log.
+        let mut origin = origin();
+        push(&mut origin, 1);
+        origin.take_unsent(Duration::ZERO);
+        origin.resend_all();
+        let ends: Vec<_> = origin.remove(SESSION).unwrap().into_ends().collect();
+        assert_eq!(ends, [(Ticket(1), true)]);
     }
 
     #[test]
