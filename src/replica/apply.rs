@@ -61,10 +61,14 @@ impl Replica {
             }
             Op::ExpireSession { session } => self.notice_session(session),
             op => {
-                let closes = matches!(op, Op::CloseSession);
-                self.settle_write(request.session, request.attachment, request.sequence, applied);
-                if closes {
-                    self.notice_session(request.session);
+                let id = request.session;
+                let closed =
+                    matches!((&op, &applied), (Op::CloseSession, Applied::Now { .. }));
+                self.settle_write(id, request.attachment, request.sequence, applied);
+                if closed {
+                    self.track_session(id);
+                    let gone = Error::SessionExpired { session: id };
+                    self.end_session(id, SessionEvent::Closed, gone);
                 }
             }
         }
