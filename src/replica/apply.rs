@@ -133,19 +133,26 @@ impl Replica {
     }
 
     /// The log has spoken of a session: has it ended, or gone elsewhere?
+    ///
+    /// Its writes that are not answered were not applied before, so they never will be.
     pub(super) fn notice_session(&mut self, id: SessionId) {
         self.track_session(id);
-        let Some(local) = self.origin.session(id) else {
-            return;
-        };
-        let gone = Error::SessionExpired { session: id };
+        if let Some(event) = self.session_ended(id) {
+            let never = match event {
+                SessionEvent::Moved => Error::SessionMoved { session: id },
+                _ => Error::SessionExpired { session: id },
+            };
+            self.end_session(id, event, never);
+        }
+    }
+
+    /// What has become of a session attached here that isn't any more.
+    fn session_ended(&self, id: SessionId) -> Option<SessionEvent> {
+        let local = self.origin.session(id)?;
         match self.state.session(id) {
-            None => self.end_session(id, SessionEvent::Lost, gone),
-            Some(session) if session.attachment != local.attachment => {
-                let moved = Error::SessionMoved { session: id };
-                self.end_session(id, SessionEvent::Moved, moved);
-            }
-            Some(_) => {}
+            None => Some(SessionEvent::Lost),
+            Some(session) if session.attachment != local.attachment => Some(SessionEvent::Moved),
+            Some(_) => None,
         }
     }
 
@@ -153,7 +160,13 @@ impl Replica {
     pub(super) fn settle_after_snapshot(&mut self) {
         let now = self.now.monotonic;
         for id in self.origin.ids() {
-            self.notice_session(id);
+            self.track_session(id);
+            if let Some(event) = self.session_ended(id) {
+                // Its writes may be among those that the snapshot stands for.
+                let reason = "the session ended while its node was behind";
+                self.end_session(id, event, Error::OutcomeUnknown { reason });
+                continue;
+            }
             loop {
                 let Some(session) = self.origin.session_mut(id) else {
                     break;
