@@ -51,9 +51,16 @@ impl Replica {
     /// Tells whoever at this node has to do with a request what came of it.
     fn settle(&mut self, request: Request, applied: Applied) {
         match request.op {
-            Op::OpenSession { password, owner, .. } | Op::AttachSession { password, owner, .. } => {
+            Op::OpenSession { .. } | Op::AttachSession { .. } => {
+                let (password, owner, nonce) = match request.op {
+                    Op::OpenSession { password, owner, .. } => (password, owner, None),
+                    Op::AttachSession { password, owner, nonce, .. } => {
+                        (password, owner, Some(nonce))
+                    }
+                    _ => unreachable!("it is one of the two"),
+                };
                 if owner == self.options.id {
-                    self.settle_opening(&password, &applied);
+                    self.settle_opening(password, nonce, &applied);
                 }
                 if let Applied::Now { outcome: Ok(OpResult::Session { id, .. }), .. } = applied {
                     self.notice_session(id);
@@ -103,13 +110,13 @@ impl Replica {
         }
     }
 
-    fn settle_opening(&mut self, password: &Password, applied: &Applied) {
+    fn settle_opening(&mut self, password: Password, nonce: Option<u64>, applied: &Applied) {
         let outcome = match applied {
             Applied::Now { outcome, .. } | Applied::Before(Some((_, outcome))) => outcome.clone(),
             Applied::Refused(error) => Err(error.clone()),
             Applied::Before(None) | Applied::Gap { .. } => return,
         };
-        let Some(opening) = self.origin.take_opening(password) else {
+        let Some(opening) = self.origin.take_opening(password, nonce) else {
             return;
         };
         match outcome {

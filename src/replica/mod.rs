@@ -338,7 +338,7 @@ impl Replica {
             } => {
                 let owner = self.options.id;
                 let op = Op::OpenSession { password, timeout_ms, owner };
-                self.open(ticket, SessionId::NONE, password, op);
+                self.open(ticket, SessionId::NONE, (password, None), &op);
             }
             Input::Attach {
                 ticket,
@@ -349,7 +349,7 @@ impl Replica {
             } => {
                 let owner = self.options.id;
                 let op = Op::AttachSession { password, timeout_ms, owner, nonce };
-                self.open(ticket, session, password, op);
+                self.open(ticket, session, (password, Some(nonce)), &op);
             }
             Input::Write {
                 ticket,
@@ -490,8 +490,14 @@ impl Replica {
 
     // ---- Requests of this node's clients ------------------------------------------------------
 
-    fn open(&mut self, ticket: Ticket, session: SessionId, password: Password, op: Op) {
-        if self.origin.len() >= self.options.sessions_max {
+    fn open(
+        &mut self,
+        ticket: Ticket,
+        session: SessionId,
+        (password, nonce): (Password, Option<u64>),
+        op: &Op,
+    ) {
+        if self.origin.len_with_openings() >= self.options.sessions_max {
             let full = Error::Overloaded {
                 queue: "sessions of this node",
                 limit: self.options.sessions_max,
@@ -500,14 +506,11 @@ impl Replica {
         }
         let request = RequestRecord {
             session: session.0,
-            op: proto::encode_op(&op),
+            op: proto::encode_op(op),
             ..Default::default()
         };
         let now = self.now.monotonic;
-        if let Some(before) = self.origin.open(password, ticket, request, now) {
-            let error = Error::SessionMoved { session };
-            self.answer(before, Answer::Failed(error));
-        }
+        self.origin.open(password, nonce, ticket, request, now);
     }
 
     fn write(&mut self, ticket: Ticket, session: SessionId, attachment: u32, op: Bytes) {
