@@ -125,6 +125,7 @@ impl Replica {
                 let now = self.now.monotonic;
                 let orphans =
                     self.origin.attach(id, attachment, sequence, timeout, opening.asked_at, now);
+                self.plan_touch(opening.asked_at);
                 for ticket in orphans {
                     let moved = Error::SessionMoved { session: id };
                     self.answer(ticket, Answer::Failed(moved));
