@@ -1,7 +1,6 @@
 //! How a session begins: opened, or attached where it was opened elsewhere.
 
 use std::fmt;
-use std::sync::Arc;
 use std::time::Duration;
 
 use super::pending::Convert;
@@ -67,7 +66,7 @@ impl SessionBuilder<'_> {
         let (call, answer) = Call::session(password);
         let timeout_ms = self.timeout_ms();
         self.node.shared().command(Command::Open { password, timeout_ms, call });
-        self.pending(answer)
+        Self::pending(answer)
     }
 
     /// Takes over a session that was opened on any node. Its old handle hears that it has moved; the
@@ -85,16 +84,11 @@ impl SessionBuilder<'_> {
         let timeout_ms = self.timeout_ms();
         let command = Command::Attach { session, password, timeout_ms, nonce, call };
         self.node.shared().command(command);
-        self.pending(answer)
+        Self::pending(answer)
     }
 
-    fn pending(
-        &self,
-        answer: oneshot::Receiver<crate::Result<Value>>,
-    ) -> Pending<Session> {
-        let node = Arc::clone(self.node.shared());
-        let convert = move |shared| Session::new(Arc::clone(&node), shared);
-        Pending::waiting(answer, Convert::Session(Box::new(convert)))
+    fn pending(answer: oneshot::Receiver<crate::Result<Value>>) -> Pending<Session> {
+        Pending::waiting(answer, Convert::Session(Session::new))
     }
 }
 

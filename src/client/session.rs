@@ -15,7 +15,7 @@ use crate::error::Error;
 use crate::error::Result;
 use crate::ids::{SessionId, Version, Zxid};
 use crate::node::{
-    Call, Command, NodeShared, SessionShared, SessionState, WatchKind, WatchRequest,
+    Call, Command, NodeShared, SessionHandle, SessionState, WatchKind, WatchRequest,
 };
 use crate::op::{CreateMode, Op, OpResult, ReadOp};
 use crate::path::ZnodePath;
@@ -49,23 +49,8 @@ pub struct Created {
 /// [`Error::OutcomeUnknown`].
 #[derive(Clone)]
 pub struct Session {
-    handle: Arc<Handle>,
+    handle: Arc<SessionHandle>,
     linearizable: bool,
-}
-
-/// Closes the session when the last of its handles goes.
-struct Handle {
-    node: Arc<NodeShared>,
-    shared: Arc<SessionShared>,
-}
-
-impl Drop for Handle {
-    fn drop(&mut self) {
-        if !self.shared.state().is_final() {
-            let (call, _) = Call::write(self.shared.clone());
-            self.node.command(self.shared.close_command(call));
-        }
-    }
 }
 
 impl fmt::Debug for Session {
@@ -75,8 +60,8 @@ impl fmt::Debug for Session {
 }
 
 impl Session {
-    pub(super) fn new(node: Arc<NodeShared>, shared: Arc<SessionShared>) -> Session {
-        Session { handle: Arc::new(Handle { node, shared }), linearizable: false }
+    pub(super) fn new(handle: SessionHandle) -> Session {
+        Session { handle: Arc::new(handle), linearizable: false }
     }
 
     pub(super) fn node(&self) -> &NodeShared {

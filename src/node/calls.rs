@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::shared::SessionShared;
+use super::shared::{SessionHandle, SessionShared};
 use super::watches::{WatchKind, WatchQueue, WatchTable};
 use crate::consensus::MembershipChange;
 use crate::error::{Error, Result};
@@ -23,6 +23,8 @@ pub(crate) enum Command {
     Barrier { session: SessionId, attachment: u32, read: Option<ReadOp>, call: Call },
     ChangeMembership { changes: Vec<MembershipChange>, call: Call },
     TransferLeadership { to: NodeId, call: Call },
+    /// No handle to the session is left: close it.
+    Abandon(Abandoned),
     Stop,
 }
 
@@ -37,9 +39,16 @@ impl Command {
             | Command::Barrier { call, .. }
             | Command::ChangeMembership { call, .. }
             | Command::TransferLeadership { call, .. } => Some(call),
-            Command::Stop => None,
+            Command::Abandon(_) | Command::Stop => None,
         }
     }
+}
+
+/// A session that nobody can use any more.
+#[derive(Clone, Copy)]
+pub(crate) struct Abandoned {
+    pub session: SessionId,
+    pub attachment: u32,
 }
 
 /// A watch to be set by a read, if it succeeds.
@@ -53,7 +62,7 @@ pub(crate) struct WatchRequest {
 pub(crate) enum Value {
     Write { zxid: Zxid, result: OpResult },
     Read(ReadResult),
-    Session(Arc<SessionShared>),
+    Session(SessionHandle),
     /// A barrier was passed, a proposal taken in.
     Done,
 }

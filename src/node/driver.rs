@@ -11,8 +11,8 @@ use crossbeam_channel::{Receiver, Sender};
 use slab::Slab;
 
 use super::compare::fire_differences;
-use super::calls::{Call, Command, Value};
-use super::shared::{NodeShared, Role, SessionShared};
+use super::calls::{Abandoned, Call, Command, Value};
+use super::shared::{NodeShared, Role, SessionHandle, SessionShared};
 use super::watches::WatchTable;
 use super::workers::{Done, SnapshotJob, WriteJob};
 use crate::clock::Now;
@@ -87,10 +87,20 @@ impl Driver {
                 Err(_) => break,
             }
         }
+        let mut drained = false;
         for _ in 0..DRAIN_MAX {
             match self.queues.commands.try_recv() {
                 Ok(command) => self.on_command(command, now),
-                Err(_) => break,
+                Err(_) => {
+                    drained = true;
+                    break;
+                }
+            }
+        }
+        if drained {
+            // Behind every call that was made before.
+            for abandoned in self.shared.take_abandoned() {
+                self.on_command(Command::Abandon(abandoned), now);
             }
         }
         if now.monotonic >= self.replica.next_tick() {
@@ -176,6 +186,10 @@ impl Driver {
             Command::TransferLeadership { to, call } => {
                 let ticket = self.ticket(call);
                 Input::TransferLeadership { ticket, to }
+            }
+            Command::Abandon(Abandoned { session, attachment }) => {
+                let ticket = self.ticket(Call::new().0);
+                Input::Abandon { ticket, session, attachment }
             }
             Command::Stop => return self.stop("it was shut down"),
         };
@@ -275,7 +289,8 @@ impl Driver {
             if let Some(before) = self.sessions.insert(id, session.clone()) {
                 before.set(SessionEvent::Moved, &self.shared.watches.lock());
             }
-            return call.give(Value::Session(session));
+            let node = self.shared.clone();
+            return call.give(Value::Session(SessionHandle { node, shared: session }));
         }
         call.answer(answer);
     }

@@ -9,7 +9,7 @@ use crossbeam_channel::{Sender, TrySendError};
 use parking_lot::{Condvar, Mutex};
 
 use super::Waker;
-use super::calls::{Call, Command};
+use super::calls::{Abandoned, Command};
 use super::watches::{Event, SessionState, WatchQueue, WatchTable};
 use crate::clock::Clock;
 use crate::error::{Error, Result};
@@ -70,6 +70,9 @@ pub(crate) struct NodeShared {
     reader: Reader,
     commands: Sender<Command>,
     commands_max: usize,
+    /// Sessions to be closed for which the queue of commands had no room. No more than there are
+    /// sessions here.
+    abandoned: Mutex<Vec<Abandoned>>,
     waker: Waker,
     pub(crate) watches: Mutex<WatchTable>,
     pub(crate) clock: Arc<dyn Clock>,
@@ -105,6 +108,7 @@ impl NodeShared {
             reader,
             commands,
             commands_max,
+            abandoned: Mutex::default(),
             waker,
             watches: Mutex::new(WatchTable::default()),
             clock,
@@ -138,6 +142,19 @@ impl NodeShared {
         // A loop that is gone needs no command.
         let _ = self.commands.send(command);
         self.waker.wake();
+    }
+
+    /// Closes a session whose last handle is gone, however full the queue is.
+    fn abandon(&self, abandoned: Abandoned) {
+        if let Err(TrySendError::Full(_)) = self.commands.try_send(Command::Abandon(abandoned)) {
+            self.abandoned.lock().push(abandoned);
+        }
+        self.waker.wake();
+    }
+
+    /// The sessions to be closed that didn't fit into the queue.
+    pub(super) fn take_abandoned(&self) -> Vec<Abandoned> {
+        std::mem::take(&mut *self.abandoned.lock())
     }
 
     pub(crate) fn status(&self) -> NodeStatus {
@@ -308,14 +325,20 @@ impl SessionShared {
             }
         }
     }
+}
 
-    /// The last handle is gone, or the session was closed by its owner.
-    pub(crate) fn close_command(self: &Arc<SessionShared>, call: Call) -> Command {
-        Command::Write {
-            session: self.id,
-            attachment: self.attachment,
-            op: crate::proto::encode_op(&crate::op::Op::CloseSession),
-            call,
+/// What a session's handles have in common. Dropping it closes the session, also where nobody has
+/// waited for the session to be opened.
+pub(crate) struct SessionHandle {
+    pub node: Arc<NodeShared>,
+    pub shared: Arc<SessionShared>,
+}
+
+impl Drop for SessionHandle {
+    fn drop(&mut self) {
+        if !self.shared.state().is_final() {
+            let (session, attachment) = (self.shared.id, self.shared.attachment);
+            self.node.abandon(Abandoned { session, attachment });
         }
     }
 }

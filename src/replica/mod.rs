@@ -101,6 +101,12 @@ pub(crate) enum Input {
         attachment: u32,
         op: Bytes,
     },
+    /// Close a session that nobody can use any more, however many of its writes are unanswered.
+    Abandon {
+        ticket: Ticket,
+        session: SessionId,
+        attachment: u32,
+    },
     /// A read that must see its session's earlier writes, which may be under way.
     Read {
         ticket: Ticket,
@@ -357,6 +363,11 @@ impl Replica {
                 attachment,
                 op,
             } => self.write(ticket, session, attachment, op),
+            Input::Abandon {
+                ticket,
+                session,
+                attachment,
+            } => self.abandon(ticket, session, attachment),
             Input::Read {
                 ticket,
                 session,
@@ -522,6 +533,16 @@ impl Replica {
                 self.answer(ticket, Answer::Failed(Error::Overloaded { queue, limit }));
             }
             Ok(_) => self.origin.push_write(session, ticket, op),
+        }
+    }
+
+    fn abandon(&mut self, ticket: Ticket, session: SessionId, attachment: u32) {
+        match self.origin.attached(session, attachment) {
+            Err(error) => self.answer(ticket, Answer::Failed(error)),
+            Ok(_) => {
+                let op = proto::encode_op(&Op::CloseSession);
+                self.origin.push_write(session, ticket, op);
+            }
         }
     }
 
