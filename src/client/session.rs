@@ -282,8 +282,10 @@ impl Session {
     /// A watcher of this session whose queue holds up to `events_max` events. It also hears of the
     /// session's state.
     pub fn watcher(&self, events_max: usize) -> Watcher {
-        let queue = self.handle.node.watches.lock().add_watcher(events_max);
-        self.handle.shared.add_watcher(&queue);
+        let mut table = self.handle.node.watches.lock();
+        let queue = table.add_watcher(events_max);
+        self.handle.shared.add_watcher(&queue, &table);
+        drop(table);
         Watcher::new(self.clone(), queue)
     }
 

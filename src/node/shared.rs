@@ -10,7 +10,7 @@ use parking_lot::{Condvar, Mutex};
 
 use super::Waker;
 use super::calls::{Abandoned, Command};
-use super::watches::{Event, SessionState, WatchQueue, WatchTable};
+use super::watches::{SessionState, WatchQueue, WatchTable};
 use crate::clock::Clock;
 use crate::error::{Error, Result};
 use crate::ids::{ClusterId, NodeId, SessionId, Zxid};
@@ -287,8 +287,12 @@ impl SessionShared {
         self.writes_pending.load(Ordering::Acquire) == 0
     }
 
-    /// Tells this watcher of the session's state from now on.
-    pub(crate) fn add_watcher(&self, queue: &Arc<WatchQueue>) {
+    /// Tells this watcher of the session's state from now on, and of its end if that has come.
+    /// `_table` proves that it isn't coming just now.
+    pub(crate) fn add_watcher(&self, queue: &Arc<WatchQueue>, _table: &WatchTable) {
+        if self.state().is_final() {
+            return WatchTable::tell(queue, self.state());
+        }
         let mut watchers = self.watchers.lock();
         watchers.retain(|watcher| watcher.strong_count() > 0);
         watchers.push(Arc::downgrade(queue));
@@ -321,7 +325,7 @@ impl SessionShared {
         self.changed.notify_all();
         for watcher in &*self.watchers.lock() {
             if let Some(queue) = watcher.upgrade() {
-                WatchTable::tell(&queue, Event::Session(state), Zxid(0));
+                WatchTable::tell(&queue, state);
             }
         }
     }
