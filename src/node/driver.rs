@@ -251,9 +251,11 @@ impl Driver {
                 }
             }
             if effects.replaced {
+                // Comes to the present state, which the changes since the snapshot are part of.
                 fire_differences(&mut table, shared.reader(), self.replica.state());
+            } else {
+                table.fire(&effects.changes);
             }
-            table.fire(&effects.changes);
             self.replica.publish();
             for change in &effects.sessions {
                 self.tell_session(change, &table);
