@@ -4,6 +4,7 @@
 //! gives out, fire watches, publish the tree, answer. The node's thread repeats it; a simulator may
 //! call it with a clock of its own; nothing else drives a replica.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,7 +18,8 @@ use super::watches::WatchTable;
 use super::workers::{Done, SnapshotJob, WriteJob};
 use crate::clock::Now;
 use crate::error::Error;
-use crate::ids::{ClusterId, NodeId};
+use crate::ids::{ClusterId, NodeId, SessionId};
+use crate::op::Password;
 use crate::replica::{Answer, Effects, Input, Output, Replica, SessionEvent, Ticket};
 use crate::transport::{Message, Transport};
 
@@ -42,7 +44,7 @@ pub(crate) struct Driver {
     transport: Arc<dyn Transport>,
     shared: Arc<NodeShared>,
     calls: Slab<Call>,
-    sessions: std::collections::BTreeMap<crate::SessionId, Arc<SessionShared>>,
+    sessions: BTreeMap<SessionId, Arc<SessionShared>>,
     next_missed_report: Duration,
     stopped: bool,
 }
@@ -64,7 +66,7 @@ impl Driver {
             transport,
             shared,
             calls: Slab::new(),
-            sessions: std::collections::BTreeMap::new(),
+            sessions: BTreeMap::new(),
             next_missed_report: Duration::ZERO,
             stopped: false,
         }
@@ -242,12 +244,16 @@ impl Driver {
         if effects.is_empty() {
             return;
         }
+        let mut opened = BTreeMap::new();
         {
             let shared = self.shared.clone();
             let mut table = shared.watches.lock();
             for (ticket, answer) in &effects.answers {
                 if let Some(call) = self.calls.get(ticket.0 as usize) {
                     call.set_watch(answer, &mut table);
+                    if let Some(session) = self.begin_session(call.password(), answer, &table) {
+                        opened.insert(*ticket, session);
+                    }
                 }
             }
             if effects.replaced {
@@ -263,7 +269,13 @@ impl Driver {
         }
         for (ticket, answer) in effects.answers {
             let call = self.calls.remove(ticket.0 as usize);
-            self.answer(call, answer);
+            match opened.remove(&ticket) {
+                None => call.answer(answer),
+                Some(session) => {
+                    let node = self.shared.clone();
+                    call.give(Value::Session(SessionHandle { node, shared: session }));
+                }
+            }
         }
         if let Some((meta, frozen)) = self.replica.take_due_snapshot() {
             let _ = self.queues.snapshots.send(SnapshotJob::Take { meta, frozen });
@@ -283,18 +295,22 @@ impl Driver {
         }
     }
 
-    fn answer(&mut self, call: Call, answer: Answer) {
-        if let Some(password) = call.password()
-            && let Answer::Session { id, attachment, timeout_ms, certain_until } = answer
-        {
-            let session = SessionShared::new(id, password, attachment, timeout_ms, certain_until);
-            if let Some(before) = self.sessions.insert(id, session.clone()) {
-                before.set(SessionEvent::Moved, &self.shared.watches.lock());
-            }
-            let node = self.shared.clone();
-            return call.give(Value::Session(SessionHandle { node, shared: session }));
+    /// A session is attached here from now on. It hears of its end from then on, also where that
+    /// came in the same turn.
+    fn begin_session(
+        &mut self,
+        password: Option<Password>,
+        answer: &Answer,
+        table: &WatchTable,
+    ) -> Option<Arc<SessionShared>> {
+        let &Answer::Session { id, attachment, timeout_ms, certain_until } = answer else {
+            return None;
+        };
+        let session = SessionShared::new(id, password?, attachment, timeout_ms, certain_until);
+        if let Some(before) = self.sessions.insert(id, session.clone()) {
+            before.set(SessionEvent::Moved, table);
         }
-        call.answer(answer);
+        Some(session)
     }
 
     /// What others may know of this node.
