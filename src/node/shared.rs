@@ -163,9 +163,17 @@ impl NodeShared {
 
     pub(super) fn update_status(&self, update: impl FnOnce(&mut NodeStatus)) {
         let mut status = self.status.lock();
-        let before = (status.role, status.leader, status.zxid, status.applied_index);
+        let numbers = |status: &NodeStatus| {
+            (
+                (status.role, status.leader, status.term),
+                (status.zxid, status.applied_index, status.commit_index),
+                // Who takes part changes with an entry applied.
+                status.sessions_attached,
+            )
+        };
+        let before = numbers(&status);
         update(&mut status);
-        if before != (status.role, status.leader, status.zxid, status.applied_index) {
+        if before != numbers(&status) {
             self.status_changed.notify_all();
         }
     }
