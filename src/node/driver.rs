@@ -155,11 +155,15 @@ impl Driver {
         self.shared.set_stopped(reason);
     }
 
-    fn ticket(&mut self, call: Call) -> Ticket {
+    fn ticket(&mut self, mut call: Call) -> Ticket {
+        call.take();
         Ticket(self.calls.insert(call) as u64)
     }
 
     fn on_command(&mut self, command: Command, now: Now) {
+        if self.stopped {
+            return;
+        }
         let input = match command {
             Command::Open { password, timeout_ms, call } => {
                 let ticket = self.ticket(call);
