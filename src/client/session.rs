@@ -74,6 +74,15 @@ impl Session {
 
     // ---- The session itself -------------------------------------------------------------------
 
+    /// Why a call of this session can't be made any more.
+    fn check(&self) -> Result<()> {
+        self.handle.shared.check().map_err(|error| match self.state() {
+            // It may live on elsewhere: it is the node that is gone.
+            SessionState::Lost => self.handle.node.stopped().unwrap_or(error),
+            _ => error,
+        })
+    }
+
     /// Its id: the zxid of its opening, and what `ephemeral_owner` shows.
     pub fn id(&self) -> SessionId {
         self.handle.shared.id
@@ -200,7 +209,7 @@ impl Session {
     }
 
     pub(super) fn write<T>(&self, op: &Op, convert: fn(OpResult) -> T) -> Pending<T> {
-        if let Err(error) = self.handle.shared.check() {
+        if let Err(error) = self.check() {
             return Pending::ready(Err(error));
         }
         let (call, answer) = Call::write(self.handle.shared.clone());
@@ -219,7 +228,7 @@ impl Session {
     /// real read barrier, also where ZooKeeper's `sync` is none. Also waits for this session's own
     /// earlier writes.
     pub fn sync(&self) -> Pending<()> {
-        if let Err(error) = self.handle.shared.check() {
+        if let Err(error) = self.check() {
             return Pending::ready(Err(error));
         }
         let (call, answer) = Call::new();
@@ -334,7 +343,7 @@ impl Session {
     /// [`Error::InvalidPath`].
     pub fn watch(&self, path: &str, kind: WatchKind, watcher: &Watcher) -> Result<Zxid> {
         let path = ZnodePath::parse(path)?;
-        self.handle.shared.check()?;
+        self.check()?;
         let mut table = self.handle.node.watches.lock();
         let zxid = self.reader().zxid();
         table.add(watcher.queue(), &path, kind, zxid);
@@ -346,7 +355,7 @@ impl Session {
     /// From the published view, on this thread, where nothing has to be waited for; otherwise by the
     /// loop, right after the session's writes or after a barrier.
     fn read<T>(&self, read: ReadOp, convert: fn(ReadResult) -> T) -> Pending<T> {
-        if let Err(error) = self.handle.shared.check() {
+        if let Err(error) = self.check() {
             return Pending::ready(Err(error));
         }
         if !self.linearizable && self.handle.shared.has_no_pending_writes() {
@@ -363,7 +372,7 @@ impl Session {
         (path, kind, watcher): (&str, WatchKind, &Watcher),
         convert: fn(ReadResult) -> T,
     ) -> Pending<T> {
-        let path = match self.handle.shared.check().and_then(|()| ZnodePath::parse(path)) {
+        let path = match self.check().and_then(|()| ZnodePath::parse(path)) {
             Ok(path) => path,
             Err(error) => return Pending::ready(Err(error)),
         };

@@ -202,8 +202,13 @@ impl NodeShared {
     }
 
     pub(crate) fn stopped_error(&self) -> Error {
-        let reason = self.status.lock().stopped.clone();
-        Error::Stopped { reason: reason.unwrap_or_else(|| "its loop is gone".to_string()) }
+        self.stopped().unwrap_or_else(|| Error::Stopped { reason: "its loop is gone".to_string() })
+    }
+
+    /// The error of calls to a node that has stopped; `None` while it runs.
+    pub(crate) fn stopped(&self) -> Option<Error> {
+        let reason = self.status.lock().stopped.clone()?;
+        Some(Error::Stopped { reason })
     }
 }
 
