@@ -609,7 +609,7 @@ impl Replica {
         };
         match message {
             PeerMessage::Consensus(bytes) => self.step(from, &bytes),
-            PeerMessage::Forward(requests) => self.on_forward(requests),
+            PeerMessage::Forward(requests) => self.on_peers_forward(from, requests),
             PeerMessage::Barrier { id, sessions } => self.on_barrier(from, id, sessions),
             PeerMessage::BarrierReply { id, index } => self.on_barrier_reply(id, index),
             PeerMessage::SnapshotChunk(chunk) => self.on_snapshot_chunk(from, chunk),
