@@ -10,14 +10,12 @@ use super::pending::Convert;
 use super::reads::{self, Read, ReadAnswer};
 use super::{Credentials, Multi, Pending, Watcher};
 use crate::acl::{Acl, AuthId};
-#[cfg(doc)]
-use crate::error::Error;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::ids::{SessionId, Version, Zxid};
 use crate::node::{
     Call, Command, NodeShared, SessionHandle, SessionState, WatchKind, WatchRequest,
 };
-use crate::op::{CreateMode, Op, OpResult, ReadOp};
+use crate::op::{CreateMode, OP_BYTES_MAX, Op, OpResult, ReadOp};
 use crate::path::ZnodePath;
 use crate::stat::Stat;
 use crate::state::{ChildNames, ReadResult, Reader, ZnodeData};
@@ -212,11 +210,16 @@ impl Session {
         if let Err(error) = self.check() {
             return Pending::ready(Err(error));
         }
+        let op = crate::proto::encode_op(op);
+        if op.len() > OP_BYTES_MAX {
+            let (found, limit) = (op.len() as u64, OP_BYTES_MAX as u64);
+            return Pending::ready(Err(Error::TooLarge { what: "operation in bytes", found, limit }));
+        }
         let (call, answer) = Call::write(self.handle.shared.clone());
         self.handle.node.command(Command::Write {
             session: self.id(),
             attachment: self.handle.shared.attachment,
-            op: crate::proto::encode_op(op),
+            op,
             call,
         });
         Pending::waiting(answer, Convert::Write(convert))
