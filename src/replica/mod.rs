@@ -312,7 +312,8 @@ impl Replica {
             snapshots: snapshots::Snapshots::new(options.boot_nonce),
             outputs: VecDeque::new(),
             effects: Effects::default(),
-            status: core.status(),
+            // Nothing yet, so that a core that leads from its start is seen to begin a term.
+            status: ConsensusStatus::default(),
             configuration: meta.configuration.clone(),
             applied_index: meta.index,
             applied_term: meta.term,
