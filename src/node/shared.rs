@@ -1,7 +1,7 @@
 //! What a node's loop and its clients' threads share.
 
 use std::fmt;
-use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -78,6 +78,8 @@ pub(crate) struct NodeShared {
     pub(crate) clock: Arc<dyn Clock>,
     status: Mutex<NodeStatus>,
     status_changed: Condvar,
+    /// Whether `status` says that the node has stopped.
+    has_stopped: AtomicBool,
 }
 
 impl NodeShared {
@@ -114,6 +116,7 @@ impl NodeShared {
             clock,
             status: Mutex::new(status),
             status_changed: Condvar::new(),
+            has_stopped: AtomicBool::new(false),
         }
     }
 
@@ -124,13 +127,17 @@ impl NodeShared {
 
     /// Hands a command to the loop; on failure the call inside is answered at once.
     pub(crate) fn command(&self, command: Command) {
-        let (command, error) = match self.commands.try_send(command) {
-            Ok(()) => return self.waker.wake(),
-            Err(TrySendError::Full(command)) => {
-                let limit = self.commands_max;
-                (command, Error::Overloaded { queue: "requests to the node", limit })
+        let (command, error) = if self.has_stopped.load(Ordering::Acquire) {
+            (command, self.stopped_error())
+        } else {
+            match self.commands.try_send(command) {
+                Ok(()) => return self.waker.wake(),
+                Err(TrySendError::Full(command)) => {
+                    let limit = self.commands_max;
+                    (command, Error::Overloaded { queue: "requests to the node", limit })
+                }
+                Err(TrySendError::Disconnected(command)) => (command, self.stopped_error()),
             }
-            Err(TrySendError::Disconnected(command)) => (command, self.stopped_error()),
         };
         if let Some(call) = command.into_call() {
             call.fail(error);
@@ -198,6 +205,7 @@ impl NodeShared {
         status.role = Role::Stopped;
         status.leader = None;
         status.stopped.get_or_insert_with(|| reason.to_string());
+        self.has_stopped.store(true, Ordering::Release);
         self.status_changed.notify_all();
     }
 
