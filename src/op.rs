@@ -124,6 +124,9 @@ pub(crate) enum Op {
     },
 }
 
+/// The largest operation, in bytes: with others in its batch it still fits into one message.
+pub(crate) const OP_BYTES_MAX: usize = 8 * 1024 * 1024;
+
 /// What proves that a caller may have a session: 16 bytes of the operating system's randomness.
 pub(crate) type Password = [u8; 16];
 

@@ -92,7 +92,7 @@ impl SessionBuilder {
             timeout_ms,
             call,
         });
-        self.pending(answer)
+        Self::pending(answer)
     }
 
     /// Takes over a session that was opened on any node. Its old handle hears that it has moved; the
@@ -120,13 +120,11 @@ impl SessionBuilder {
             call,
         };
         self.node.command(command);
-        self.pending(answer)
+        Self::pending(answer)
     }
 
-    fn pending(self, answer: oneshot::Receiver<crate::Result<Value>>) -> Pending<Session> {
-        let node = self.node;
-        let convert = move |shared| Session::new(Arc::clone(&node), shared);
-        Pending::waiting(answer, Convert::Session(Box::new(convert)))
+    fn pending(answer: oneshot::Receiver<crate::Result<Value>>) -> Pending<Session> {
+        Pending::waiting(answer, Convert::Session(Session::new))
     }
 }
 

@@ -3,12 +3,11 @@
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
-use crate::node::{SessionShared, Value};
+use crate::node::{SessionHandle, Value};
 use crate::op::OpResult;
 use crate::state::ReadResult;
 
@@ -34,7 +33,7 @@ pub(super) enum Convert<T> {
     Write(fn(OpResult) -> T),
     Read(fn(ReadResult) -> T),
     Barrier(fn() -> T),
-    Session(Box<dyn Fn(Arc<SessionShared>) -> T + Send>),
+    Session(fn(SessionHandle) -> T),
 }
 
 impl<T> Convert<T> {

@@ -10,14 +10,12 @@ use super::pending::Convert;
 use super::reads::{self, Read, ReadAnswer};
 use super::{Credentials, Multi, Pending, Watcher};
 use crate::acl::{Acl, AuthId};
-#[cfg(doc)]
-use crate::error::Error;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::ids::{SessionId, Version, Zxid};
 use crate::node::{
-    Call, Command, NodeShared, SessionShared, SessionState, WatchKind, WatchRequest,
+    Call, Command, NodeShared, SessionHandle, SessionState, WatchKind, WatchRequest,
 };
-use crate::op::{CreateMode, Op, OpResult, ReadOp};
+use crate::op::{CreateMode, OP_BYTES_MAX, Op, OpResult, ReadOp};
 use crate::path::ZnodePath;
 use crate::stat::Stat;
 use crate::state::{ChildNames, ReadResult, Reader, ZnodeData};
@@ -50,23 +48,8 @@ pub struct Created {
 /// [`Error::OutcomeUnknown`].
 #[derive(Clone)]
 pub struct Session {
-    handle: Arc<Handle>,
+    handle: Arc<SessionHandle>,
     linearizable: bool,
-}
-
-/// Closes the session when the last of its handles goes.
-struct Handle {
-    node: Arc<NodeShared>,
-    shared: Arc<SessionShared>,
-}
-
-impl Drop for Handle {
-    fn drop(&mut self) {
-        if !self.shared.state().is_final() {
-            let (call, _) = Call::write(self.shared.clone());
-            self.node.command(self.shared.close_command(call));
-        }
-    }
 }
 
 impl fmt::Debug for Session {
@@ -76,9 +59,9 @@ impl fmt::Debug for Session {
 }
 
 impl Session {
-    pub(super) fn new(node: Arc<NodeShared>, shared: Arc<SessionShared>) -> Session {
+    pub(super) fn new(handle: SessionHandle) -> Session {
         Session {
-            handle: Arc::new(Handle { node, shared }),
+            handle: Arc::new(handle),
             linearizable: false,
         }
     }
@@ -92,6 +75,18 @@ impl Session {
     }
 
     // ---- The session itself -------------------------------------------------------------------
+
+    /// Why a call of this session can't be made any more.
+    fn check(&self) -> Result<()> {
+        self.handle
+            .shared
+            .check()
+            .map_err(|error| match self.state() {
+                // It may live on elsewhere: it is the node that is gone.
+                SessionState::Lost => self.handle.node.stopped().unwrap_or(error),
+                _ => error,
+            })
+    }
 
     /// Its id: the zxid of its opening, and what `ephemeral_owner` shows.
     pub fn id(&self) -> SessionId {
@@ -244,14 +239,23 @@ impl Session {
     }
 
     pub(super) fn write<T>(&self, op: &Op, convert: fn(OpResult) -> T) -> Pending<T> {
-        if let Err(error) = self.handle.shared.check() {
+        if let Err(error) = self.check() {
             return Pending::ready(Err(error));
+        }
+        let op = crate::proto::encode_op(op);
+        if op.len() > OP_BYTES_MAX {
+            let (found, limit) = (op.len() as u64, OP_BYTES_MAX as u64);
+            return Pending::ready(Err(Error::TooLarge {
+                what: "operation in bytes",
+                found,
+                limit,
+            }));
         }
         let (call, answer) = Call::write(self.handle.shared.clone());
         self.handle.node.command(Command::Write {
             session: self.id(),
             attachment: self.handle.shared.attachment,
-            op: crate::proto::encode_op(op),
+            op,
             call,
         });
         Pending::waiting(answer, Convert::Write(convert))
@@ -263,7 +267,7 @@ impl Session {
     /// real read barrier, also where ZooKeeper's `sync` is none. Also waits for this session's own
     /// earlier writes.
     pub fn sync(&self) -> Pending<()> {
-        if let Err(error) = self.handle.shared.check() {
+        if let Err(error) = self.check() {
             return Pending::ready(Err(error));
         }
         let (call, answer) = Call::new();
@@ -359,8 +363,10 @@ impl Session {
     /// A watcher of this session whose queue holds up to `events_max` events. It also hears of the
     /// session's state.
     pub fn watcher(&self, events_max: usize) -> Watcher {
-        let queue = self.handle.node.watches.lock().add_watcher(events_max);
-        self.handle.shared.add_watcher(&queue);
+        let mut table = self.handle.node.watches.lock();
+        let queue = table.add_watcher(events_max);
+        self.handle.shared.add_watcher(&queue, &table);
+        drop(table);
         Watcher::new(self.clone(), queue)
     }
 
@@ -415,7 +421,7 @@ impl Session {
     /// [`Error::InvalidPath`].
     pub fn watch(&self, path: &str, kind: WatchKind, watcher: &Watcher) -> Result<Zxid> {
         let path = ZnodePath::parse(path)?;
-        self.handle.shared.check()?;
+        self.check()?;
         let mut table = self.handle.node.watches.lock();
         let zxid = self.reader().zxid();
         table.add(watcher.queue(), &path, kind, zxid);
@@ -427,7 +433,7 @@ impl Session {
     /// From the published view, on this thread, where nothing has to be waited for; otherwise by the
     /// loop, right after the session's writes or after a barrier.
     fn read<T>(&self, read: ReadOp, convert: fn(ReadResult) -> T) -> Pending<T> {
-        if let Err(error) = self.handle.shared.check() {
+        if let Err(error) = self.check() {
             return Pending::ready(Err(error));
         }
         if !self.linearizable && self.handle.shared.has_no_pending_writes() {
@@ -444,12 +450,7 @@ impl Session {
         (path, kind, watcher): (&str, WatchKind, &Watcher),
         convert: fn(ReadResult) -> T,
     ) -> Pending<T> {
-        let path = match self
-            .handle
-            .shared
-            .check()
-            .and_then(|()| ZnodePath::parse(path))
-        {
+        let path = match self.check().and_then(|()| ZnodePath::parse(path)) {
             Ok(path) => path,
             Err(error) => return Pending::ready(Err(error)),
         };

@@ -17,6 +17,7 @@ use super::{Node, Waker, run};
 use crate::clock::{Clock, SystemClock};
 use crate::consensus::{Consensus, RaftCore, RaftOptions};
 use crate::ids::{ClusterId, NodeId};
+use crate::op::OP_BYTES_MAX;
 use crate::replica::{Replica, ReplicaOptions};
 use crate::state::{Restore, RestoredState, Settings, State};
 use crate::storage::{self, Configuration, Identity, SnapshotMeta, Storage, StorageError};
@@ -190,7 +191,8 @@ impl NodeBuilder {
         self
     }
 
-    /// The most data that a znode may have, in bytes: 1 MiB by default. Fixed when the cluster begins.
+    /// The most data that a znode may have, in bytes: 1 MiB by default, 7 MiB at most. Fixed when the
+    /// cluster begins.
     pub fn data_bytes_max(mut self, bytes: u32) -> NodeBuilder {
         self.settings.data_bytes_max = bytes;
         self
@@ -219,8 +221,8 @@ impl NodeBuilder {
         self
     }
 
-    /// How many writes one session may have unanswered: 4,096 by default. One more is answered
-    /// [`crate::Error::Overloaded`].
+    /// How many writes one session may have unanswered: 4,096 by default, and at most. One more is
+    /// answered [`crate::Error::Overloaded`].
     pub fn session_writes_max(mut self, writes: usize) -> NodeBuilder {
         self.session_writes_max = writes;
         self
@@ -286,6 +288,7 @@ impl NodeBuilder {
     pub(crate) fn assemble(mut self) -> std::result::Result<Assembly, StartError> {
         let id = NodeId::new(self.id).ok_or_else(|| invalid("0 is no node's id"))?;
         let voters = self.checked_voters(id)?;
+        self.check_limits()?;
         let storage = self.open_storage()?;
         let (meta, restored, cluster) = self.load(id, voters, &*storage)?;
         let clock = self
@@ -369,6 +372,22 @@ impl NodeBuilder {
             )));
         }
         Ok(voters)
+    }
+
+    fn check_limits(&self) -> std::result::Result<(), StartError> {
+        let (found, limit) = (self.settings.data_bytes_max, DATA_BYTES_MAX);
+        if found > limit {
+            return Err(invalid(format!(
+                "data_bytes_max is {found}, at most {limit} are possible"
+            )));
+        }
+        let (found, limit) = (self.session_writes_max, self.settings.results_kept_max);
+        if found > limit as usize {
+            return Err(invalid(format!(
+                "session_writes_max is {found}, at most {limit} are possible"
+            )));
+        }
+        Ok(())
     }
 
     fn open_storage(&mut self) -> std::result::Result<Arc<dyn Storage>, StartError> {
@@ -485,6 +504,9 @@ impl NodeBuilder {
         })
     }
 }
+
+/// What `data_bytes_max` may be at most, so that an operation has room for its path and its ACL.
+const DATA_BYTES_MAX: u32 = (OP_BYTES_MAX - 1024 * 1024) as u32;
 
 /// A node without its threads: who drives it decides when its loop turns and its disk works.
 pub(crate) struct Assembly {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::shared::SessionShared;
+use super::shared::{SessionHandle, SessionShared};
 use super::watches::{WatchKind, WatchQueue, WatchTable};
 use crate::consensus::MembershipChange;
 use crate::error::{Error, Result};
@@ -54,6 +54,8 @@ pub(crate) enum Command {
         to: NodeId,
         call: Call,
     },
+    /// No handle to the session is left: close it.
+    Abandon(Abandoned),
     Stop,
 }
 
@@ -68,9 +70,16 @@ impl Command {
             | Command::Barrier { call, .. }
             | Command::ChangeMembership { call, .. }
             | Command::TransferLeadership { call, .. } => Some(call),
-            Command::Stop => None,
+            Command::Abandon(_) | Command::Stop => None,
         }
     }
+}
+
+/// A session that nobody can use any more.
+#[derive(Clone, Copy)]
+pub(crate) struct Abandoned {
+    pub session: SessionId,
+    pub attachment: u32,
 }
 
 /// A watch to be set by a read, if it succeeds.
@@ -87,15 +96,32 @@ pub(crate) enum Value {
         result: OpResult,
     },
     Read(ReadResult),
-    Session(Arc<SessionShared>),
+    Session(SessionHandle),
     /// A barrier was passed, a proposal taken in.
     Done,
 }
 
 /// Whoever waits for an answer. One that has stopped waiting is no error.
+///
+/// A call that is dropped was not answered because its node's loop is gone. It says so.
 pub(crate) struct Call {
-    answer: oneshot::Sender<Result<Value>>,
+    answer: Option<oneshot::Sender<Result<Value>>>,
     purpose: Purpose,
+    /// Whether the loop has taken it, so that a write may be on its way.
+    taken: bool,
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        let reason = "its loop has ended";
+        self.finish(Err(if self.taken {
+            Error::OutcomeUnknown { reason }
+        } else {
+            Error::Stopped {
+                reason: reason.to_string(),
+            }
+        }));
+    }
 }
 
 /// What is to be done besides answering.
@@ -133,7 +159,19 @@ impl Call {
 
     fn with(purpose: Purpose) -> (Call, oneshot::Receiver<Result<Value>>) {
         let (answer, receiver) = oneshot::channel();
-        (Call { answer, purpose }, receiver)
+        (
+            Call {
+                answer: Some(answer),
+                purpose,
+                taken: false,
+            },
+            receiver,
+        )
+    }
+
+    /// The loop has it.
+    pub(super) fn take(&mut self) {
+        self.taken = true;
     }
 
     /// The password of the session asked for.
@@ -156,15 +194,15 @@ impl Call {
         }
     }
 
-    pub(super) fn give(self, value: Value) {
+    pub(super) fn give(mut self, value: Value) {
         self.finish(Ok(value));
     }
 
-    pub(super) fn fail(self, error: Error) {
+    pub(super) fn fail(mut self, error: Error) {
         self.finish(Err(error));
     }
 
-    pub(super) fn answer(self, answer: Answer) {
+    pub(super) fn answer(mut self, answer: Answer) {
         self.finish(match answer {
             Answer::Write { zxid, outcome } => outcome.map(|result| Value::Write { zxid, result }),
             Answer::Read { result, .. } => result.map(Value::Read),
@@ -174,10 +212,14 @@ impl Call {
         });
     }
 
-    fn finish(self, result: Result<Value>) {
-        if let Purpose::Write(session) = self.purpose {
+    /// The first result is the answer.
+    fn finish(&mut self, result: Result<Value>) {
+        let Some(answer) = self.answer.take() else {
+            return;
+        };
+        if let Purpose::Write(session) = &self.purpose {
             session.write_answered();
         }
-        let _ = self.answer.send(result);
+        let _ = answer.send(result);
     }
 }

@@ -4,20 +4,22 @@
 //! gives out, fire watches, publish the tree, answer. The node's thread repeats it; a simulator may
 //! call it with a clock of its own; nothing else drives a replica.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender};
 use slab::Slab;
 
-use super::calls::{Call, Command, Value};
+use super::calls::{Abandoned, Call, Command, Value};
 use super::compare::fire_differences;
-use super::shared::{NodeShared, Role, SessionShared};
+use super::shared::{NodeShared, Role, SessionHandle, SessionShared};
 use super::watches::WatchTable;
 use super::workers::{Done, SnapshotJob, WriteJob};
 use crate::clock::Now;
 use crate::error::Error;
-use crate::ids::{ClusterId, NodeId};
+use crate::ids::{ClusterId, NodeId, SessionId};
+use crate::op::Password;
 use crate::replica::{Answer, Effects, Input, Output, Replica, SessionEvent, Ticket};
 use crate::transport::{Message, Transport};
 
@@ -42,7 +44,7 @@ pub(crate) struct Driver {
     transport: Arc<dyn Transport>,
     shared: Arc<NodeShared>,
     calls: Slab<Call>,
-    sessions: std::collections::BTreeMap<crate::SessionId, Arc<SessionShared>>,
+    sessions: BTreeMap<SessionId, Arc<SessionShared>>,
     next_missed_report: Duration,
     stopped: bool,
 }
@@ -64,7 +66,7 @@ impl Driver {
             transport,
             shared,
             calls: Slab::new(),
-            sessions: std::collections::BTreeMap::new(),
+            sessions: BTreeMap::new(),
             next_missed_report: Duration::ZERO,
             stopped: false,
         }
@@ -87,10 +89,20 @@ impl Driver {
                 Err(_) => break,
             }
         }
+        let mut drained = false;
         for _ in 0..DRAIN_MAX {
             match self.queues.commands.try_recv() {
                 Ok(command) => self.on_command(command, now),
-                Err(_) => break,
+                Err(_) => {
+                    drained = true;
+                    break;
+                }
+            }
+        }
+        if drained {
+            // Behind every call that was made before.
+            for abandoned in self.shared.take_abandoned() {
+                self.on_command(Command::Abandon(abandoned), now);
             }
         }
         if now.monotonic >= self.replica.next_tick() {
@@ -153,11 +165,15 @@ impl Driver {
         self.replica.state()
     }
 
-    fn ticket(&mut self, call: Call) -> Ticket {
+    fn ticket(&mut self, mut call: Call) -> Ticket {
+        call.take();
         Ticket(self.calls.insert(call) as u64)
     }
 
     fn on_command(&mut self, command: Command, now: Now) {
+        if self.stopped {
+            return;
+        }
         let input = match command {
             Command::Open {
                 password,
@@ -237,6 +253,17 @@ impl Driver {
                 let ticket = self.ticket(call);
                 Input::TransferLeadership { ticket, to }
             }
+            Command::Abandon(Abandoned {
+                session,
+                attachment,
+            }) => {
+                let ticket = self.ticket(Call::new().0);
+                Input::Abandon {
+                    ticket,
+                    session,
+                    attachment,
+                }
+            }
             Command::Stop => return self.stop("it was shut down"),
         };
         self.replica.handle(input, now);
@@ -312,18 +339,24 @@ impl Driver {
         if effects.is_empty() {
             return;
         }
+        let mut opened = BTreeMap::new();
         {
             let shared = self.shared.clone();
             let mut table = shared.watches.lock();
             for (ticket, answer) in &effects.answers {
                 if let Some(call) = self.calls.get(ticket.0 as usize) {
                     call.set_watch(answer, &mut table);
+                    if let Some(session) = self.begin_session(call.password(), answer, &table) {
+                        opened.insert(*ticket, session);
+                    }
                 }
             }
             if effects.replaced {
+                // Comes to the present state, which the changes since the snapshot are part of.
                 fire_differences(&mut table, shared.reader(), self.replica.state());
+            } else {
+                table.fire(&effects.changes);
             }
-            table.fire(&effects.changes);
             self.replica.publish();
             for change in &effects.sessions {
                 self.tell_session(change, &table);
@@ -331,7 +364,16 @@ impl Driver {
         }
         for (ticket, answer) in effects.answers {
             let call = self.calls.remove(ticket.0 as usize);
-            self.answer(call, answer);
+            match opened.remove(&ticket) {
+                None => call.answer(answer),
+                Some(session) => {
+                    let node = self.shared.clone();
+                    call.give(Value::Session(SessionHandle {
+                        node,
+                        shared: session,
+                    }));
+                }
+            }
         }
         if let Some((meta, frozen)) = self.replica.take_due_snapshot() {
             let _ = self
@@ -357,22 +399,28 @@ impl Driver {
         }
     }
 
-    fn answer(&mut self, call: Call, answer: Answer) {
-        if let Some(password) = call.password()
-            && let Answer::Session {
-                id,
-                attachment,
-                timeout_ms,
-                certain_until,
-            } = answer
-        {
-            let session = SessionShared::new(id, password, attachment, timeout_ms, certain_until);
-            if let Some(before) = self.sessions.insert(id, session.clone()) {
-                before.set(SessionEvent::Moved, &self.shared.watches.lock());
-            }
-            return call.give(Value::Session(session));
+    /// A session is attached here from now on. It hears of its end from then on, also where that
+    /// came in the same turn.
+    fn begin_session(
+        &mut self,
+        password: Option<Password>,
+        answer: &Answer,
+        table: &WatchTable,
+    ) -> Option<Arc<SessionShared>> {
+        let &Answer::Session {
+            id,
+            attachment,
+            timeout_ms,
+            certain_until,
+        } = answer
+        else {
+            return None;
+        };
+        let session = SessionShared::new(id, password?, attachment, timeout_ms, certain_until);
+        if let Some(before) = self.sessions.insert(id, session.clone()) {
+            before.set(SessionEvent::Moved, table);
         }
-        call.answer(answer);
+        Some(session)
     }
 
     /// What others may know of this node.

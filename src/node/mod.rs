@@ -27,7 +27,7 @@ pub use shared::{NodeStatus, Role};
 pub use watches::{Event, SessionState, WatchEvent, WatchKind};
 
 pub(crate) use calls::{Call, Command, Value, WatchRequest};
-pub(crate) use shared::{NodeShared, SessionShared};
+pub(crate) use shared::{NodeShared, SessionHandle};
 pub(crate) use watches::WatchQueue;
 
 use crate::consensus::MembershipChange;

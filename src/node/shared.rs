@@ -1,7 +1,7 @@
 //! What a node's loop and its clients' threads share.
 
 use std::fmt;
-use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -9,8 +9,8 @@ use crossbeam_channel::{Sender, TrySendError};
 use parking_lot::{Condvar, Mutex};
 
 use super::Waker;
-use super::calls::{Call, Command};
-use super::watches::{Event, SessionState, WatchQueue, WatchTable};
+use super::calls::{Abandoned, Command};
+use super::watches::{SessionState, WatchQueue, WatchTable};
 use crate::clock::Clock;
 use crate::error::{Error, Result};
 use crate::ids::{ClusterId, NodeId, SessionId, Zxid};
@@ -70,11 +70,16 @@ pub(crate) struct NodeShared {
     reader: Reader,
     commands: Sender<Command>,
     commands_max: usize,
+    /// Sessions to be closed for which the queue of commands had no room. No more than there are
+    /// sessions here.
+    abandoned: Mutex<Vec<Abandoned>>,
     waker: Waker,
     pub(crate) watches: Mutex<WatchTable>,
     pub(crate) clock: Arc<dyn Clock>,
     status: Mutex<NodeStatus>,
     status_changed: Condvar,
+    /// Whether `status` says that the node has stopped.
+    has_stopped: AtomicBool,
 }
 
 impl NodeShared {
@@ -105,11 +110,13 @@ impl NodeShared {
             reader,
             commands,
             commands_max,
+            abandoned: Mutex::default(),
             waker,
             watches: Mutex::new(WatchTable::default()),
             clock,
             status: Mutex::new(status),
             status_changed: Condvar::new(),
+            has_stopped: AtomicBool::new(false),
         }
     }
 
@@ -120,19 +127,23 @@ impl NodeShared {
 
     /// Hands a command to the loop; on failure the call inside is answered at once.
     pub(crate) fn command(&self, command: Command) {
-        let (command, error) = match self.commands.try_send(command) {
-            Ok(()) => return self.waker.wake(),
-            Err(TrySendError::Full(command)) => {
-                let limit = self.commands_max;
-                (
-                    command,
-                    Error::Overloaded {
-                        queue: "requests to the node",
-                        limit,
-                    },
-                )
+        let (command, error) = if self.has_stopped.load(Ordering::Acquire) {
+            (command, self.stopped_error())
+        } else {
+            match self.commands.try_send(command) {
+                Ok(()) => return self.waker.wake(),
+                Err(TrySendError::Full(command)) => {
+                    let limit = self.commands_max;
+                    (
+                        command,
+                        Error::Overloaded {
+                            queue: "requests to the node",
+                            limit,
+                        },
+                    )
+                }
+                Err(TrySendError::Disconnected(command)) => (command, self.stopped_error()),
             }
-            Err(TrySendError::Disconnected(command)) => (command, self.stopped_error()),
         };
         if let Some(call) = command.into_call() {
             call.fail(error);
@@ -146,27 +157,36 @@ impl NodeShared {
         self.waker.wake();
     }
 
+    /// Closes a session whose last handle is gone, however full the queue is.
+    fn abandon(&self, abandoned: Abandoned) {
+        if let Err(TrySendError::Full(_)) = self.commands.try_send(Command::Abandon(abandoned)) {
+            self.abandoned.lock().push(abandoned);
+        }
+        self.waker.wake();
+    }
+
+    /// The sessions to be closed that didn't fit into the queue.
+    pub(super) fn take_abandoned(&self) -> Vec<Abandoned> {
+        std::mem::take(&mut *self.abandoned.lock())
+    }
+
     pub(crate) fn status(&self) -> NodeStatus {
         self.status.lock().clone()
     }
 
     pub(super) fn update_status(&self, update: impl FnOnce(&mut NodeStatus)) {
         let mut status = self.status.lock();
-        let before = (
-            status.role,
-            status.leader,
-            status.zxid,
-            status.applied_index,
-        );
-        update(&mut status);
-        if before
-            != (
-                status.role,
-                status.leader,
-                status.zxid,
-                status.applied_index,
+        let numbers = |status: &NodeStatus| {
+            (
+                (status.role, status.leader, status.term),
+                (status.zxid, status.applied_index, status.commit_index),
+                // Who takes part changes with an entry applied.
+                status.sessions_attached,
             )
-        {
+        };
+        let before = numbers(&status);
+        update(&mut status);
+        if before != numbers(&status) {
             self.status_changed.notify_all();
         }
     }
@@ -193,14 +213,20 @@ impl NodeShared {
         status.role = Role::Stopped;
         status.leader = None;
         status.stopped.get_or_insert_with(|| reason.to_string());
+        self.has_stopped.store(true, Ordering::Release);
         self.status_changed.notify_all();
     }
 
     pub(crate) fn stopped_error(&self) -> Error {
-        let reason = self.status.lock().stopped.clone();
-        Error::Stopped {
-            reason: reason.unwrap_or_else(|| "its loop is gone".to_string()),
-        }
+        self.stopped().unwrap_or_else(|| Error::Stopped {
+            reason: "its loop is gone".to_string(),
+        })
+    }
+
+    /// The error of calls to a node that has stopped; `None` while it runs.
+    pub(crate) fn stopped(&self) -> Option<Error> {
+        let reason = self.status.lock().stopped.clone()?;
+        Some(Error::Stopped { reason })
     }
 }
 
@@ -292,8 +318,12 @@ impl SessionShared {
         self.writes_pending.load(Ordering::Acquire) == 0
     }
 
-    /// Tells this watcher of the session's state from now on.
-    pub(crate) fn add_watcher(&self, queue: &Arc<WatchQueue>) {
+    /// Tells this watcher of the session's state from now on, and of its end if that has come.
+    /// `_table` proves that it isn't coming just now.
+    pub(crate) fn add_watcher(&self, queue: &Arc<WatchQueue>, _table: &WatchTable) {
+        if self.state().is_final() {
+            return WatchTable::tell(queue, self.state());
+        }
         let mut watchers = self.watchers.lock();
         watchers.retain(|watcher| watcher.strong_count() > 0);
         watchers.push(Arc::downgrade(queue));
@@ -327,18 +357,27 @@ impl SessionShared {
         self.changed.notify_all();
         for watcher in &*self.watchers.lock() {
             if let Some(queue) = watcher.upgrade() {
-                WatchTable::tell(&queue, Event::Session(state), Zxid(0));
+                WatchTable::tell(&queue, state);
             }
         }
     }
+}
 
-    /// The last handle is gone, or the session was closed by its owner.
-    pub(crate) fn close_command(self: &Arc<SessionShared>, call: Call) -> Command {
-        Command::Write {
-            session: self.id,
-            attachment: self.attachment,
-            op: crate::proto::encode_op(&crate::op::Op::CloseSession),
-            call,
+/// What a session's handles have in common. Dropping it closes the session, also where nobody has
+/// waited for the session to be opened.
+pub(crate) struct SessionHandle {
+    pub node: Arc<NodeShared>,
+    pub shared: Arc<SessionShared>,
+}
+
+impl Drop for SessionHandle {
+    fn drop(&mut self) {
+        if !self.shared.state().is_final() {
+            let (session, attachment) = (self.shared.id, self.shared.attachment);
+            self.node.abandon(Abandoned {
+                session,
+                attachment,
+            });
         }
     }
 }

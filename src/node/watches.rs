@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::task::Waker;
 
-use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use crossbeam_channel::{Receiver, Sender, bounded};
 use parking_lot::Mutex;
 
 use crate::ids::Zxid;
@@ -87,11 +87,17 @@ pub enum WatchKind {
 }
 
 /// The queue between the node and one watcher.
+///
+/// Only the thread that holds the table puts events in. Two places are kept: one for word of a loss
+/// and one for the end of the session, so that a watcher always hears of both.
 #[derive(Debug)]
 pub(crate) struct WatchQueue {
     id: u64,
     sender: Sender<Event>,
     receiver: Receiver<Event>,
+    /// How many events it holds besides those two.
+    events_max: usize,
+    /// The zxid of the first event that is missing.
     lost: Mutex<Option<Zxid>>,
     waker: Mutex<Option<Waker>>,
 }
@@ -113,18 +119,30 @@ impl WatchQueue {
         if !self.report_lost(&mut lost) {
             return;
         }
-        if let Err(TrySendError::Full(_)) = self.sender.try_send(event) {
+        if self.sender.len() < self.events_max {
+            let _ = self.sender.try_send(event);
+        } else {
             *lost = Some(zxid);
         }
+        self.wake();
+    }
+
+    /// Puts the session's end in, which is never lost, behind word of what is.
+    fn push_end(&self, state: SessionState) {
+        if let Some(from) = self.lost.lock().take() {
+            let _ = self.sender.try_send(Event::Missed { from });
+        }
+        let _ = self.sender.try_send(Event::Session(state));
         self.wake();
     }
 
     /// Says what is missing, if anything is. True when there is nothing left to say.
     fn report_lost(&self, lost: &mut Option<Zxid>) -> bool {
         if let Some(from) = *lost {
-            if self.sender.try_send(Event::Missed { from }).is_err() {
+            if self.sender.len() >= self.events_max {
                 return false;
             }
+            let _ = self.sender.try_send(Event::Missed { from });
             *lost = None;
             self.wake();
         }
@@ -162,11 +180,13 @@ impl WatchTable {
     /// A queue for a new watcher, holding up to `events_max` events.
     pub(crate) fn add_watcher(&mut self, events_max: usize) -> Arc<WatchQueue> {
         self.next_id += 1;
-        let (sender, receiver) = bounded(events_max.max(1));
+        let events_max = events_max.max(1);
+        let (sender, receiver) = bounded(events_max.saturating_add(2));
         let queue = Arc::new(WatchQueue {
             id: self.next_id,
             sender,
             receiver,
+            events_max,
             lost: Mutex::new(None),
             waker: Mutex::new(None),
         });
@@ -305,8 +325,12 @@ impl WatchTable {
     }
 
     /// Tells a watcher of its session.
-    pub(crate) fn tell(queue: &WatchQueue, event: Event, zxid: Zxid) {
-        queue.push(event, zxid);
+    pub(crate) fn tell(queue: &WatchQueue, state: SessionState) {
+        if state.is_final() {
+            queue.push_end(state);
+        } else {
+            queue.push(Event::Session(state), Zxid(0));
+        }
     }
 
     /// Fires the watches set on `at` itself. A watcher is told once, though it has several.
@@ -531,6 +555,19 @@ mod tests {
         assert_eq!(heard(&queue), ["NodeDataChanged /a @2"]);
         table.fire(&[change(4, EventKind::NodeDataChanged, "/a")]);
         assert_eq!(heard(&queue), ["missed from 3"]);
+    }
+
+    #[test]
+    fn a_sessions_end_is_told_though_the_queue_is_full() {
+        let mut table = WatchTable::default();
+        let queue = table.add_watcher(1);
+        table.add(&queue, &znode("/a"), WatchKind::Persistent, Zxid(1));
+        table.fire(&[
+            change(2, EventKind::NodeDataChanged, "/a"),
+            change(3, EventKind::NodeDataChanged, "/a"),
+        ]);
+        WatchTable::tell(&queue, SessionState::Lost);
+        assert_eq!(heard(&queue), ["NodeDataChanged /a @2", "missed from 3", "Lost"]);
     }
 
     #[test]

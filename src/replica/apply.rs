@@ -53,14 +53,21 @@ impl Replica {
     /// Tells whoever at this node has to do with a request what came of it.
     fn settle(&mut self, request: Request, applied: Applied) {
         match request.op {
-            Op::OpenSession {
-                password, owner, ..
-            }
-            | Op::AttachSession {
-                password, owner, ..
-            } => {
+            Op::OpenSession { .. } | Op::AttachSession { .. } => {
+                let (password, owner, nonce) = match request.op {
+                    Op::OpenSession {
+                        password, owner, ..
+                    } => (password, owner, None),
+                    Op::AttachSession {
+                        password,
+                        owner,
+                        nonce,
+                        ..
+                    } => (password, owner, Some(nonce)),
+                    _ => unreachable!("it is one of the two"),
+                };
                 if owner == self.options.id {
-                    self.settle_opening(&password, &applied);
+                    self.settle_opening(password, nonce, &applied);
                 }
                 if let Applied::Now {
                     outcome: Ok(OpResult::Session { id, .. }),
@@ -72,15 +79,13 @@ impl Replica {
             }
             Op::ExpireSession { session } => self.notice_session(session),
             op => {
-                let closes = matches!(op, Op::CloseSession);
-                self.settle_write(
-                    request.session,
-                    request.attachment,
-                    request.sequence,
-                    applied,
-                );
-                if closes {
-                    self.notice_session(request.session);
+                let id = request.session;
+                let closed = matches!((&op, &applied), (Op::CloseSession, Applied::Now { .. }));
+                self.settle_write(id, request.attachment, request.sequence, applied);
+                if closed {
+                    self.track_session(id);
+                    let gone = Error::SessionExpired { session: id };
+                    self.end_session(id, SessionEvent::Closed, gone);
                 }
             }
         }
@@ -115,13 +120,13 @@ impl Replica {
         }
     }
 
-    fn settle_opening(&mut self, password: &Password, applied: &Applied) {
+    fn settle_opening(&mut self, password: Password, nonce: Option<u64>, applied: &Applied) {
         let outcome = match applied {
             Applied::Now { outcome, .. } | Applied::Before(Some((_, outcome))) => outcome.clone(),
             Applied::Refused(error) => Err(error.clone()),
             Applied::Before(None) | Applied::Gap { .. } => return,
         };
-        let Some(opening) = self.origin.take_opening(password) else {
+        let Some(opening) = self.origin.take_opening(password, nonce) else {
             return;
         };
         match outcome {
@@ -136,6 +141,7 @@ impl Replica {
                 let orphans =
                     self.origin
                         .attach(id, attachment, sequence, timeout, opening.asked_at, now);
+                self.plan_touch(opening.asked_at);
                 for ticket in orphans {
                     let moved = Error::SessionMoved { session: id };
                     self.answer(ticket, Answer::Failed(moved));
@@ -156,19 +162,26 @@ impl Replica {
     }
 
     /// The log has spoken of a session: has it ended, or gone elsewhere?
+    ///
+    /// Its writes that are not answered were not applied before, so they never will be.
     pub(super) fn notice_session(&mut self, id: SessionId) {
         self.track_session(id);
-        let Some(local) = self.origin.session(id) else {
-            return;
-        };
-        let gone = Error::SessionExpired { session: id };
+        if let Some(event) = self.session_ended(id) {
+            let never = match event {
+                SessionEvent::Moved => Error::SessionMoved { session: id },
+                _ => Error::SessionExpired { session: id },
+            };
+            self.end_session(id, event, never);
+        }
+    }
+
+    /// What has become of a session attached here that isn't any more.
+    fn session_ended(&self, id: SessionId) -> Option<SessionEvent> {
+        let local = self.origin.session(id)?;
         match self.state.session(id) {
-            None => self.end_session(id, SessionEvent::Lost, gone),
-            Some(session) if session.attachment != local.attachment => {
-                let moved = Error::SessionMoved { session: id };
-                self.end_session(id, SessionEvent::Moved, moved);
-            }
-            Some(_) => {}
+            None => Some(SessionEvent::Lost),
+            Some(session) if session.attachment != local.attachment => Some(SessionEvent::Moved),
+            Some(_) => None,
         }
     }
 
@@ -176,7 +189,13 @@ impl Replica {
     pub(super) fn settle_after_snapshot(&mut self) {
         let now = self.now.monotonic;
         for id in self.origin.ids() {
-            self.notice_session(id);
+            self.track_session(id);
+            if let Some(event) = self.session_ended(id) {
+                // Its writes may be among those that the snapshot stands for.
+                let reason = "the session ended while its node was behind";
+                self.end_session(id, event, Error::OutcomeUnknown { reason });
+                continue;
+            }
             loop {
                 let Some(session) = self.origin.session_mut(id) else {
                     break;

@@ -8,7 +8,7 @@ use super::barriers::{Asker, LeaderBarriers};
 use super::tracker::SessionTracker;
 use super::{PeerMessage, Replica};
 use crate::ids::{NodeId, SessionId};
-use crate::op::Op;
+use crate::op::{OP_BYTES_MAX, Op};
 use crate::proto::{self, records::RequestRecord};
 
 /// A leader's own bookkeeping; empty on every other node.
@@ -68,6 +68,15 @@ impl Replica {
         self.leadership.barriers.clear();
         self.leadership.tracker.clear();
         self.end_transfers();
+    }
+
+    /// Writes have come from another node. What no node of ours sends is dropped: once in the log it
+    /// would have to be applied, and what can't be read there stops every replica.
+    pub(super) fn on_peers_forward(&mut self, from: NodeId, requests: Vec<RequestRecord>) {
+        if self.leads() {
+            let readable = requests.into_iter().filter(|request| is_a_clients(from, request));
+            self.on_forward(readable.collect());
+        }
     }
 
     /// Writes of another node's sessions, or of our own, have come to be proposed.
@@ -219,13 +228,30 @@ impl Replica {
     }
 }
 
+/// Whether a request is one that a node may have of its clients.
+fn is_a_clients(from: NodeId, record: &RequestRecord) -> bool {
+    let Ok(request) = proto::decode_request(record) else {
+        return false;
+    };
+    match request.op {
+        Op::OpenSession { owner, .. } | Op::AttachSession { owner, .. } => {
+            owner == from && request.sequence == 0
+        }
+        Op::ExpireSession { .. } | Op::Reap { .. } => false,
+        _ => request.sequence != 0 && record.op.len() <= OP_BYTES_MAX,
+    }
+}
+
+/// About what a request takes besides its operation.
+const REQUEST_BYTES: usize = 48;
+
 /// Cuts a list of requests so that no part is larger than `bytes_max` and one request.
 fn split_by_bytes(requests: Vec<RequestRecord>, bytes_max: usize) -> Vec<Vec<RequestRecord>> {
     let mut parts = Vec::new();
     let mut part = Vec::new();
     let mut bytes = 0;
     for request in requests {
-        bytes += request.op.len();
+        bytes += request.op.len() + REQUEST_BYTES;
         part.push(request);
         if bytes >= bytes_max {
             parts.push(std::mem::take(&mut part));

@@ -22,6 +22,11 @@ pub(super) struct Liveness {
 }
 
 impl Liveness {
+    /// Touches no later than that: a session has come whose timeout may be the shortest.
+    fn touch_by(&mut self, moment: Duration) {
+        self.next_touch = self.next_touch.min(moment);
+    }
+
     /// There is a new leader: let it hear of us.
     pub(super) fn touch_at_once(&mut self) {
         self.next_touch = Duration::ZERO;
@@ -33,6 +38,12 @@ impl Replica {
     fn touch_interval(&self) -> Duration {
         let timeout = self.origin.timeout_min().unwrap_or(Duration::from_secs(1));
         (timeout / 4).max(self.options.tick)
+    }
+
+    /// A session was attached here that was asked for at `asked_at`: it has to be touched in time.
+    pub(super) fn plan_touch(&mut self, asked_at: Duration) {
+        let interval = self.touch_interval();
+        self.liveness.touch_by(asked_at + interval);
     }
 
     /// Sends the barriers that wait, and the touch that is due, in one message.

@@ -101,6 +101,12 @@ pub(crate) enum Input {
         attachment: u32,
         op: Bytes,
     },
+    /// Close a session that nobody can use any more, however many of its writes are unanswered.
+    Abandon {
+        ticket: Ticket,
+        session: SessionId,
+        attachment: u32,
+    },
     /// A read that must see its session's earlier writes, which may be under way.
     Read {
         ticket: Ticket,
@@ -306,7 +312,8 @@ impl Replica {
             snapshots: snapshots::Snapshots::new(options.boot_nonce),
             outputs: VecDeque::new(),
             effects: Effects::default(),
-            status: core.status(),
+            // Nothing yet, so that a core that leads from its start is seen to begin a term.
+            status: ConsensusStatus::default(),
             configuration: meta.configuration.clone(),
             applied_index: meta.index,
             applied_term: meta.term,
@@ -342,7 +349,7 @@ impl Replica {
                     timeout_ms,
                     owner,
                 };
-                self.open(ticket, SessionId::NONE, password, op);
+                self.open(ticket, SessionId::NONE, (password, None), &op);
             }
             Input::Attach {
                 ticket,
@@ -358,7 +365,7 @@ impl Replica {
                     owner,
                     nonce,
                 };
-                self.open(ticket, session, password, op);
+                self.open(ticket, session, (password, Some(nonce)), &op);
             }
             Input::Write {
                 ticket,
@@ -366,6 +373,11 @@ impl Replica {
                 attachment,
                 op,
             } => self.write(ticket, session, attachment, op),
+            Input::Abandon {
+                ticket,
+                session,
+                attachment,
+            } => self.abandon(ticket, session, attachment),
             Input::Read {
                 ticket,
                 session,
@@ -520,8 +532,14 @@ impl Replica {
 
     // ---- Requests of this node's clients ------------------------------------------------------
 
-    fn open(&mut self, ticket: Ticket, session: SessionId, password: Password, op: Op) {
-        if self.origin.len() >= self.options.sessions_max {
+    fn open(
+        &mut self,
+        ticket: Ticket,
+        session: SessionId,
+        (password, nonce): (Password, Option<u64>),
+        op: &Op,
+    ) {
+        if self.origin.len_with_openings() >= self.options.sessions_max {
             let full = Error::Overloaded {
                 queue: "sessions of this node",
                 limit: self.options.sessions_max,
@@ -530,14 +548,11 @@ impl Replica {
         }
         let request = RequestRecord {
             session: session.0,
-            op: proto::encode_op(&op),
+            op: proto::encode_op(op),
             ..Default::default()
         };
         let now = self.now.monotonic;
-        if let Some(before) = self.origin.open(password, ticket, request, now) {
-            let error = Error::SessionMoved { session };
-            self.answer(before, Answer::Failed(error));
-        }
+        self.origin.open(password, nonce, ticket, request, now);
     }
 
     fn write(&mut self, ticket: Ticket, session: SessionId, attachment: u32, op: Bytes) {
@@ -549,6 +564,16 @@ impl Replica {
                 self.answer(ticket, Answer::Failed(Error::Overloaded { queue, limit }));
             }
             Ok(_) => self.origin.push_write(session, ticket, op),
+        }
+    }
+
+    fn abandon(&mut self, ticket: Ticket, session: SessionId, attachment: u32) {
+        match self.origin.attached(session, attachment) {
+            Err(error) => self.answer(ticket, Answer::Failed(error)),
+            Ok(_) => {
+                let op = proto::encode_op(&Op::CloseSession);
+                self.origin.push_write(session, ticket, op);
+            }
         }
     }
 
@@ -620,7 +645,7 @@ impl Replica {
         };
         match message {
             PeerMessage::Consensus(bytes) => self.step(from, &bytes),
-            PeerMessage::Forward(requests) => self.on_forward(requests),
+            PeerMessage::Forward(requests) => self.on_peers_forward(from, requests),
             PeerMessage::Barrier { id, sessions } => self.on_barrier(from, id, sessions),
             PeerMessage::BarrierReply { id, index } => self.on_barrier_reply(id, index),
             PeerMessage::SnapshotChunk(chunk) => self.on_snapshot_chunk(from, chunk),

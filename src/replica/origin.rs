@@ -75,8 +75,9 @@ pub(super) fn certain_span(timeout: Duration) -> Duration {
 #[derive(Debug, Default)]
 pub(super) struct Origin {
     sessions: BTreeMap<SessionId, LocalSession>,
-    /// By password: each session has its own.
-    openings: BTreeMap<Password, Opening>,
+    /// By password, which each session has its own of, and the attempt's nonce where it is to be
+    /// attached.
+    openings: BTreeMap<(Password, Option<u64>), Opening>,
     /// Sessions with writes that are not sent yet, in the order in which they came.
     unsent: VecDeque<SessionId>,
     unsent_set: BTreeSet<SessionId>,
@@ -122,14 +123,20 @@ impl Origin {
         self.sessions.values().map(|session| session.timeout).min()
     }
 
-    /// Asks for a session; `request` holds the operation. Returns who asked for the same one before.
+    /// How many are attached or asked for.
+    pub(super) fn len_with_openings(&self) -> usize {
+        self.sessions.len() + self.openings.len()
+    }
+
+    /// Asks for a session; `request` holds the operation.
     pub(super) fn open(
         &mut self,
         password: Password,
+        nonce: Option<u64>,
         ticket: Ticket,
         request: RequestRecord,
         now: Duration,
-    ) -> Option<Ticket> {
+    ) {
         let opening = Opening {
             ticket,
             asked_at: now,
@@ -137,13 +144,16 @@ impl Origin {
             sent_at: None,
         };
         self.openings_unsent = true;
-        let before = self.openings.insert(password, opening)?;
-        Some(before.ticket)
+        self.openings.insert((password, nonce), opening);
     }
 
-    /// The log has opened (or refused) what was asked for with this password.
-    pub(super) fn take_opening(&mut self, password: &Password) -> Option<Opening> {
-        self.openings.remove(password)
+    /// The log has opened (or refused) what was asked for with this password and nonce.
+    pub(super) fn take_opening(
+        &mut self,
+        password: Password,
+        nonce: Option<u64>,
+    ) -> Option<Opening> {
+        self.openings.remove(&(password, nonce))
     }
 
     /// A session is attached here from now on. Returns what an earlier attachment had pending: those

@@ -169,7 +169,9 @@ impl Outbox {
         }
         match ack.state {
             TransferState::Underway => {
-                if ack.offset > outgoing.acknowledged {
+                // Nobody has got more than there is.
+                let possible = outgoing.total_bytes.is_some_and(|total| ack.offset <= total);
+                if possible && ack.offset > outgoing.acknowledged {
                     outgoing.acknowledged = ack.offset;
                     outgoing.progress_at = now;
                 }
@@ -428,6 +430,20 @@ mod tests {
         let ack = Inbox::default().chunk(node(1), chunk).unwrap_err();
         let ended = outbox.acknowledge(node(2), ack, MS).unwrap();
         assert!(!ended.arrived);
+    }
+
+    #[test]
+    fn a_receiver_that_claims_more_than_there_is_moves_nothing() {
+        let mut outbox = Outbox::new(1);
+        let (transfer, _) = outbox.begin(send(), MS * 0);
+        for total_bytes in [None, Some(100)] {
+            if let Some(total_bytes) = total_bytes {
+                outbox.chunk(transfer, 0, total_bytes, Bytes::new());
+            }
+            let ack = SnapshotAck { transfer, offset: u64::MAX, state: TransferState::Underway };
+            assert_eq!(outbox.acknowledge(node(2), ack, MS), None);
+            outbox.reads();
+        }
     }
 
     #[test]

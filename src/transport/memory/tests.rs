@@ -133,7 +133,7 @@ fn loss_and_duplication_hit_as_often_as_they_should() {
     assert!((12_700..13_300).contains(&received(&endpoints[1].1).len()));
     network.set_faults(Faults::default().loss(1.0));
     endpoints[0].0.send(numbered(1, 2, 0));
-    assert_eq!(received(&endpoints[1].1), []);
+    assert_eq!(received(&endpoints[1].1), Vec::<u32>::new());
 }
 
 #[test]
