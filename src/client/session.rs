@@ -93,6 +93,12 @@ impl Session {
         self.handle.shared.id
     }
 
+    /// Which attachment of the session this handle is: 0 where it was opened, and one more each time
+    /// that it was attached. What an earlier attachment left behind can be told by it.
+    pub fn attachment(&self) -> u32 {
+        self.handle.shared.attachment
+    }
+
     /// What it takes to attach it on another node.
     pub fn credentials(&self) -> Credentials {
         Credentials {

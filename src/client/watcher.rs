@@ -52,7 +52,8 @@ impl Watcher {
     }
 
     /// The channel that the events come through, for `crossbeam_channel::select!`. What is taken from
-    /// it the iterator doesn't see.
+    /// it the iterator doesn't see. An event taken from it may be a moment ahead of its change: read
+    /// with a watch ([`Session::get_and_watch`] and its like), which waits for it.
     pub fn receiver(&self) -> &Receiver<Event> {
         self.queue.receiver()
     }
@@ -95,6 +96,16 @@ impl Watcher {
     }
 
     fn seen(&mut self, event: Event) -> Event {
+        // An event stands in the queue a moment before its change can be read; whoever reads because of
+        // it must find the change. Both happen while the table of watches is locked.
+        let readable = match &event {
+            Event::Changed(event) => event.zxid <= self.session.node().reader().zxid(),
+            Event::Missed { .. } => false,
+            Event::Session(_) => true,
+        };
+        if !readable {
+            drop(self.session.node().watches.lock());
+        }
         self.ended = matches!(&event, Event::Session(state) if state.is_final());
         event
     }
