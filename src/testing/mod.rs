@@ -3,5 +3,7 @@
 //!
 //! Floor 7, feature `testing`. Nothing below knows of it.
 
+#[doc(hidden)]
+pub mod bench;
 pub mod storage_conformance;
 pub mod storage_files;
