@@ -101,7 +101,7 @@ fn create_all(leaves: &[String]) -> Tree {
         zxid += 1;
         let path = ZnodePath::parse(path).unwrap();
         tree.insert(Znode::created(path, data, Zxid(zxid), 0, Owner::NONE, 0));
-        if zxid as usize % BATCH == 0 {
+        if (zxid as usize).is_multiple_of(BATCH) {
             tree.publish(Zxid(zxid));
         }
     };
