@@ -1,5 +1,5 @@
-//! Writes while a snapshot of a million znodes is taken and written: one voter on the log store. Does
-//! their 99th percentile stay within twice that without?
+//! Writes while a snapshot of a million znodes is taken and written: one voter, in memory and on the log
+//! store. Does their 99th percentile stay within twice that without?
 //!
 //! `cargo bench --bench snapshot`. Beside it, bare appends with and without another thread that writes
 //! as many bytes as a snapshot to the same disk: what the disk alone makes of it. A main of its own:
@@ -14,28 +14,63 @@ use std::io::Write as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use quorate::storage::{Log, LogOptions};
+use quorate::storage::{Log, LogOptions, Memory, Storage};
 use quorate::{CreateMode, Node, Session, Version};
 use support::{Bare, Counting, Counts, Times, windowed};
 
 const DATA_BYTES: usize = 128;
 
+struct Sizes {
+    znodes: usize,
+    time: Duration,
+    /// Log between two snapshots, with one write outstanding and with many.
+    log_bytes: [u64; 2],
+}
+
 fn main() {
-    let (znodes, time, log_bytes) = if support::measuring() {
-        (1_000_000, Duration::from_secs(20), 8 << 20)
+    let sizes = if support::measuring() {
+        Sizes {
+            znodes: 1_000_000,
+            time: Duration::from_secs(15),
+            log_bytes: [4 << 20, 64 << 20],
+        }
     } else {
-        (2_000, Duration::from_millis(100), 64 << 10)
+        Sizes {
+            znodes: 2_000,
+            time: Duration::from_millis(100),
+            log_bytes: [64 << 10, 1 << 20],
+        }
     };
+    println!(
+        "writes beside snapshots of {} znodes, one voter",
+        sizes.znodes
+    );
+    println!("  store   outstanding            writes  p50 us  p99 us  max us  p99 ratio");
+    let mut snapshot_bytes = 0;
+    for store in ["memory", "log"] {
+        for (outstanding, log_bytes) in [1, 1000].into_iter().zip(sizes.log_bytes) {
+            snapshot_bytes = measure(store, outstanding, log_bytes, &sizes).max(snapshot_bytes);
+        }
+    }
     let dir = support::directory();
-    let leaves = support::leaf_paths(znodes);
-    let store = Log::open(dir.path().join("node"), LogOptions::default()).expect("it opens");
-    let (counting, counts) = Counting::new(Box::new(store));
+    bare(dir.path(), snapshot_bytes as usize, sizes.time / 2);
+}
+
+/// Returns the size of a snapshot, in bytes.
+fn measure(store: &str, outstanding: usize, log_bytes: u64, sizes: &Sizes) -> u64 {
+    let dir = support::directory();
+    let open: Box<dyn Storage> = match store {
+        "memory" => Box::new(Memory::new()),
+        _ => Box::new(Log::open(dir.path(), LogOptions::default()).expect("it opens")),
+    };
+    let (counting, counts) = Counting::new(open);
     let node = Node::builder(1)
         .storage(counting)
         .snapshot_log_bytes(log_bytes)
         .start()
         .expect("it starts");
     let session = node.session().open().wait().expect("it opens");
+    let leaves = support::leaf_paths(sizes.znodes);
     let paths = support::with_parents(&leaves);
     let data = support::data(DATA_BYTES);
     windowed(paths.len(), 1000, |number| {
@@ -45,27 +80,18 @@ fn main() {
         std::thread::sleep(Duration::from_millis(10));
     }
 
+    let before = snapshots(&counts);
+    let (alone, (beside, took)) = writes(&session, &leaves, outstanding, sizes.time, &counts);
+    let taken = snapshots(&counts).0 - before.0;
+    let bytes = (snapshots(&counts).1 - before.1) / taken.max(1);
+    line(store, outstanding, "without", &alone, None);
+    line(store, outstanding, "during", &beside, Some(&alone));
     println!(
-        "writes beside snapshots of {} znodes, log store",
-        paths.len()
+        "          {taken} snapshots of {} MB, each in {} ms",
+        bytes / 1_000_000,
+        took.as_millis() / u128::from(taken.max(1)),
     );
-    println!("  outstanding            writes  p50 us  p99 us  max us  p99 ratio");
-    for outstanding in [1, 100, 1000] {
-        let begin = Instant::now();
-        let before = snapshots(&counts);
-        let (alone, beside) = writes(&session, &leaves, outstanding, time, &counts);
-        let taken = snapshots(&counts).0 - before.0;
-        let each_ms = beside.1.as_millis() / u128::from(taken.max(1));
-        line(outstanding, "without", &alone, None);
-        line(outstanding, "during", &beside.0, Some(&alone));
-        println!(
-            "               {taken} snapshots in {:.0} s, each of {} MB took {each_ms} ms",
-            begin.elapsed().as_secs_f64(),
-            (snapshots(&counts).1 - before.1) / taken.max(1) / 1_000_000
-        );
-    }
-    let bytes = snapshots(&counts).1 / snapshots(&counts).0.max(1);
-    bare(dir.path(), bytes as usize, time / 4);
+    bytes
 }
 
 fn snapshots(counts: &Counts) -> (u64, u64) {
@@ -73,13 +99,13 @@ fn snapshots(counts: &Counts) -> (u64, u64) {
     (load(&counts.snapshots), load(&counts.snapshot_bytes))
 }
 
-fn line(outstanding: usize, name: &str, times: &Times, base: Option<&Times>) {
+fn line(store: &str, outstanding: usize, name: &str, times: &Times, base: Option<&Times>) {
     let p99 = times.percentile(99);
     let ratio = base.map_or(String::new(), |base| {
         format!("{:9.2}", p99 / base.percentile(99))
     });
     println!(
-        "  {outstanding:11}  {name:8} {:8}  {:6.0}  {p99:6.0}  {:6.0}  {ratio}",
+        "  {store:6}  {outstanding:11}  {name:8} {:8}  {:6.0}  {p99:6.0}  {:6.0}  {ratio}",
         times.len(),
         times.percentile(50),
         times.percentile(100),
@@ -135,7 +161,7 @@ fn bare(dir: &std::path::Path, bytes: usize, time: Duration) {
         while begin.elapsed() < time {
             times.timed(|| file.append(&data));
         }
-        line(1, name, &times, base);
+        line("bare", 1, name, &times, base);
         times
     };
     println!(
