@@ -3,6 +3,8 @@
 //!
 //! Floor 7, feature `testing`. Nothing below knows of it.
 
+#[doc(hidden)]
+pub mod bench;
 #[cfg(test)]
 mod sim;
 pub mod storage_conformance;

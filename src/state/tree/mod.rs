@@ -40,7 +40,7 @@ mod znode;
 
 use std::sync::Arc;
 
-pub(crate) use builder::{BuildError, TreeBuilder, TreeContent};
+pub(crate) use builder::{TreeBuilder, TreeContent};
 pub use children::ChildNames;
 pub(crate) use frozen::FrozenTree;
 pub(crate) use reader::{TreeReader, View};
