@@ -115,6 +115,7 @@ impl Driver {
         }
         let effects = self.replica.take_effects();
         self.settle(effects);
+        self.take_snapshot();
         self.report(now);
         !self.stopped
     }
@@ -375,11 +376,13 @@ impl Driver {
                 }
             }
         }
+    }
+
+    /// Begins to write a snapshot, if one is due. All that is applied is published by now.
+    fn take_snapshot(&mut self) {
         if let Some((meta, frozen)) = self.replica.take_due_snapshot() {
-            let _ = self
-                .queues
-                .snapshots
-                .send(SnapshotJob::Take { meta, frozen });
+            let job = SnapshotJob::Take { meta, frozen };
+            let _ = self.queues.snapshots.send(job);
         }
     }
 

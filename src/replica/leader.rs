@@ -74,7 +74,9 @@ impl Replica {
     /// would have to be applied, and what can't be read there stops every replica.
     pub(super) fn on_peers_forward(&mut self, from: NodeId, requests: Vec<RequestRecord>) {
         if self.leads() {
-            let readable = requests.into_iter().filter(|request| is_a_clients(from, request));
+            let readable = requests
+                .into_iter()
+                .filter(|request| is_a_clients(from, request));
             self.on_forward(readable.collect());
         }
     }
@@ -190,7 +192,13 @@ impl Replica {
             .overdue(now, self.options.election_timeout)
         {
             self.leadership.tracker.postpone(session, retry_at);
-            self.push_internal(&Op::ExpireSession { session });
+            if let Some(silent) = self.state.session(session) {
+                let attachment = silent.attachment;
+                self.push_internal(&Op::ExpireSession {
+                    session,
+                    attachment,
+                });
+            }
         }
     }
 
