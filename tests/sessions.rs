@@ -469,9 +469,11 @@ fn a_handle_that_comes_after_its_session_has_expired_says_that_it_is_lost() {
         cluster.network.cut(node_id(id), node_id(home));
     }
     let opening = cluster.node(home).session().timeout(Duration::from_millis(200)).open();
-    // The opening and the expiry use up a zxid each.
-    let is_over = |status: &quorate::NodeStatus| status.zxid.0 >= before.stat.czxid.0 + 2;
-    cluster.node(leader).wait_for(PATIENCE, is_over).unwrap();
+    cluster.node(leader).wait_for(PATIENCE, |status| status.zxid > before.stat.czxid).unwrap();
+    cluster.network.isolate(node_id(home));
+    // Behind whatever else has come from there, only the expiry is left to come.
+    let after = watching.create("/after", "", CreateMode::Persistent).within().unwrap();
+    cluster.node(leader).wait_for(PATIENCE, |status| status.zxid > after.stat.czxid).unwrap();
     cluster.network.heal();
     let session = opening.within().unwrap();
     assert_eq!(final_state(&session), SessionState::Lost);
