@@ -101,7 +101,7 @@ fn create_all(leaves: &[String]) -> Tree {
         zxid += 1;
         let path = ZnodePath::parse(path).unwrap();
         tree.insert(Znode::created(path, data, Zxid(zxid), 0, Owner::NONE, 0));
-        if zxid as usize % BATCH == 0 {
+        if zxid.is_multiple_of(BATCH as u64) {
             tree.publish(Zxid(zxid));
         }
     };
@@ -138,21 +138,24 @@ fn memory(znodes: usize) {
         ("in parents of 1", 1),
     ] {
         let leaves = leaf_paths(znodes, children);
-        let shown = |way: &str, bytes: usize, tree: &Tree| {
+        let shown = |way: &str, bytes: usize, tree: &Tree, time: Duration| {
             let own: usize = tree
                 .walk("/")
                 .map(|z| z.path.as_str().len() + z.data.len())
                 .sum();
             let each = (bytes - own) as f64 / tree.len() as f64;
-            println!("  {name:22} {way:8} {each:6.1}");
+            let time = time.as_nanos() as f64 / tree.len() as f64;
+            println!("  {name:22} {way:8} {each:6.1}, in {time:5.0} ns each");
         };
-        let before = live_bytes();
+        let (before, start) = (live_bytes(), Instant::now());
         let tree = Tree::from_content(build(&leaves));
-        shown("built", live_bytes() - before, &tree);
+        let time = start.elapsed();
+        shown("built", live_bytes() - before, &tree, time);
         drop(tree);
-        let before = live_bytes();
+        let (before, start) = (live_bytes(), Instant::now());
         let tree = create_all(&leaves);
-        shown("created", live_bytes() - before, &tree);
+        let time = start.elapsed();
+        shown("created", live_bytes() - before, &tree, time);
     }
     let leaves = leaf_paths(znodes, 1000);
     let own: usize = leaves.iter().map(|p| p.len() + DATA.len()).sum();
@@ -189,6 +192,8 @@ fn ratios(znodes: usize) {
     let map_get = best(count, || map_gets(&map, &random));
     let map_set = best(count, || map_sets(&mut map, &random));
     println!("  HashMap                      get {map_get:6.0}         set {map_set:6.0}");
+    let create = creates(&mut Tree::from_content(build(&leaf_paths(znodes, znodes))));
+    println!("  create and delete of a child in random places among {znodes}: {create:.0}");
     let line = |name: &str, get: Option<f64>, set: Option<f64>| {
         let cell = |time: Option<f64>, base: f64| match time {
             Some(time) => format!("{time:6.0} ({:4.2})", time / base),
@@ -200,30 +205,26 @@ fn ratios(znodes: usize) {
     let get = best(count, || gets(&reader, &random));
     let set = best(count, || writer.sets(&mut tree, &random));
     line("tree", Some(get), Some(set));
+    writer.say_longest();
     let set = best(count, || {
         let frozen = tree.freeze();
         writer.sets(&mut tree, &random);
         drop(frozen);
     });
     line("tree, frozen and not read", None, Some(set));
+    writer.say_longest();
 
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
-        let snapshots = scope.spawn(|| {
-            let (mut count, mut longest) = (0, Duration::ZERO);
+        scope.spawn(|| {
             while !stop.load(Ordering::Relaxed) {
-                // What a snapshot does, with the time it takes for its own work left out.
-                count += 1;
-                let start = Instant::now();
-                reader.get("/services");
-                longest = longest.max(start.elapsed());
+                gets(&reader, &random[..count / 8]);
             }
-            (count, longest)
         });
         let set = best(count, || writer.sets(&mut tree, &random));
         stop.store(true, Ordering::Relaxed);
         line("tree, beside a reader", None, Some(set));
-        drop(snapshots.join());
+        writer.say_longest();
     });
 
     beside_snapshots(&mut tree, &mut writer, &random, &line);
@@ -269,6 +270,7 @@ fn beside_snapshots(
             writer.sets(tree, paths);
         });
         line("tree, beside a snapshot", None, Some(set));
+        writer.say_longest();
         let get = best(paths.len(), || {
             if let Some(frozen) = tree.freeze() {
                 drop(send.send(frozen));
@@ -282,10 +284,32 @@ fn beside_snapshots(
             walks.join().unwrap()
         );
     });
-    println!(
-        "  the longest batch of {BATCH} sets and its publish took {:?}",
-        writer.longest_batch
-    );
+}
+
+/// Nanoseconds for a create and a delete in a parent of many, at random places, published in batches.
+fn creates(tree: &mut Tree) -> f64 {
+    let parent = leaf_paths(1, 1)[0].rsplit_once('/').unwrap().0.to_string();
+    let many = tree.get(&parent).unwrap().children().len();
+    let mut rng = StdRng::seed_from_u64(4);
+    let paths: Vec<String> = (0..20 * BATCH)
+        .map(|n| format!("{parent}/member-{:014}-{n}", rng.gen_range(0..many)))
+        .collect();
+    let mut zxid = 0;
+    best(paths.len(), || {
+        for batch in paths.chunks(BATCH) {
+            zxid += 1;
+            for path in batch {
+                let path = ZnodePath::parse(path).unwrap();
+                tree.insert(Znode::created(path, &DATA, Zxid(zxid), 0, Owner::NONE, 0));
+            }
+            tree.publish(Zxid(zxid));
+            zxid += 1;
+            batch
+                .iter()
+                .for_each(|path| drop(tree.remove(path, Zxid(zxid))));
+            tree.publish(Zxid(zxid));
+        }
+    })
 }
 
 fn map_gets(map: &HashMap<String, Vec<u8>>, paths: &[String]) {
@@ -314,6 +338,11 @@ struct Writer {
 }
 
 impl Writer {
+    fn say_longest(&mut self) {
+        let longest = std::mem::take(&mut self.longest_batch);
+        println!("    the longest batch of {BATCH} sets and its publish took {longest:?}");
+    }
+
     fn sets(&mut self, tree: &mut Tree, paths: &[String]) {
         for batch in paths.chunks(BATCH) {
             let start = Instant::now();

@@ -180,6 +180,10 @@ pub enum Error {
         /// Why, where that is known.
         reason: String,
     },
+    /// The read was called between two writes of its session, and its node has skipped the state
+    /// between them by installing a snapshot. Read again (ConnectionLoss, -4).
+    #[error("the state that the read was to see was skipped by a snapshot: read again")]
+    Skipped,
     /// Another change of membership is in progress (ReconfigInProgress, -14).
     #[error("a change of membership is in progress")]
     ReconfigInProgress,
@@ -197,7 +201,7 @@ impl Error {
         match self {
             Error::System { .. } => -1,
             Error::RuntimeInconsistency => -2,
-            Error::OutcomeUnknown { .. } | Error::Stopped { .. } => -4,
+            Error::OutcomeUnknown { .. } | Error::Stopped { .. } | Error::Skipped => -4,
             Error::Unimplemented { .. } => -6,
             Error::InvalidPath { .. } | Error::BadArguments { .. } | Error::TooLarge { .. } => -8,
             Error::ReconfigInProgress => -14,
@@ -228,6 +232,7 @@ impl Error {
                 | Error::Timeout
                 | Error::OutcomeUnknown { .. }
                 | Error::ReconfigInProgress
+                | Error::Skipped
         )
     }
 

@@ -6,6 +6,7 @@
 //! same.
 
 pub mod consensus;
+pub mod recipes;
 pub mod storage;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;

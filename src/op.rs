@@ -203,14 +203,26 @@ pub(crate) enum Applied {
 /// A read, answered from one state of the tree.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum ReadOp {
-    Exists { path: String },
-    Data { path: String },
-    Children { path: String },
-    Acl { path: String },
+    Exists {
+        path: String,
+    },
+    Data {
+        path: String,
+    },
+    Children {
+        path: String,
+    },
+    Acl {
+        path: String,
+    },
     /// The session's own ephemerals whose path begins with `prefix`: text, not components.
-    Ephemerals { prefix: String },
+    Ephemerals {
+        prefix: String,
+    },
     /// The number of all descendants.
-    AllChildrenNumber { path: String },
+    AllChildrenNumber {
+        path: String,
+    },
     /// Data and Children only, each with its own result.
     Multi(Vec<ReadOp>),
 }

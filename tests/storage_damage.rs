@@ -315,6 +315,20 @@ fn files_of_another_node_are_refused() {
 }
 
 #[test]
+fn any_one_segment_of_another_node_is_refused() {
+    let (files, other) = (filled(1), filled(2));
+    let segments = names(&files, "segment-");
+    assert!(segments.len() > 2, "{segments:?}");
+    for path in segments {
+        let copy = files.fork();
+        copy.set_content(&path, other.content(&path));
+        let opened = open(&copy).map(drop);
+        let is_refused = matches!(opened, Err(StorageError::WrongIdentity { .. }));
+        assert!(is_refused, "{}: {opened:?}", path.display());
+    }
+}
+
+#[test]
 fn another_version_of_the_format_is_named() {
     let files = filled(1);
     for part in ["fence", "segment-", "snapshot-"] {

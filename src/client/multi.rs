@@ -33,7 +33,10 @@ pub struct Multi<'a> {
 
 impl<'a> Multi<'a> {
     pub(super) fn new(session: &'a Session) -> Multi<'a> {
-        Multi { session, ops: Vec::new() }
+        Multi {
+            session,
+            ops: Vec::new(),
+        }
     }
 
     /// Creates a znode with the open ACL.
@@ -60,7 +63,10 @@ impl<'a> Multi<'a> {
 
     /// Deletes a znode, if it has this version.
     pub fn delete(mut self, path: &str, version: Version) -> Multi<'a> {
-        self.ops.push(Op::Delete { path: path.to_string(), version });
+        self.ops.push(Op::Delete {
+            path: path.to_string(),
+            version,
+        });
         self
     }
 
@@ -76,7 +82,10 @@ impl<'a> Multi<'a> {
 
     /// Lets the others happen only if the znode has this version.
     pub fn check(mut self, path: &str, version: Version) -> Multi<'a> {
-        self.ops.push(Op::Check { path: path.to_string(), version });
+        self.ops.push(Op::Check {
+            path: path.to_string(),
+            version,
+        });
         self
     }
 
@@ -85,9 +94,10 @@ impl<'a> Multi<'a> {
     /// # Errors
     /// [`crate::Error::Multi`] says which operation failed, and why; none has happened then.
     pub fn commit(self) -> Pending<Vec<OpResult>> {
-        self.session.write(&Op::Multi(self.ops), |result| match result {
-            OpResult::Multi(results) => results,
-            other => unreachable!("a multi gives results, not {other:?}"),
-        })
+        self.session
+            .write(&Op::Multi(self.ops), |result| match result {
+                OpResult::Multi(results) => results,
+                other => unreachable!("a multi gives results, not {other:?}"),
+            })
     }
 }

@@ -1,13 +1,14 @@
 //! How a session begins: opened, or attached where it was opened elsewhere.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::pending::Convert;
 use super::{Pending, Session};
 use crate::error::Error;
 use crate::ids::SessionId;
-use crate::node::{Call, Command, Node, Value};
+use crate::node::{Call, Command, Node, NodeShared, Value};
 use crate::op::Password;
 
 /// What it takes to attach a session on another node: its id, and a password of 16 random bytes.
@@ -23,26 +24,42 @@ pub struct Credentials {
 impl fmt::Debug for Credentials {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // The password is not for logs.
-        f.debug_struct("Credentials").field("session", &self.session).finish_non_exhaustive()
+        f.debug_struct("Credentials")
+            .field("session", &self.session)
+            .finish_non_exhaustive()
     }
 }
 
 /// Asks a node for a session.
-#[derive(Debug)]
 #[must_use = "nothing happens before `open` or `attach`"]
-pub struct SessionBuilder<'a> {
-    node: &'a Node,
+pub struct SessionBuilder {
+    node: Arc<NodeShared>,
     timeout: Duration,
+}
+
+impl fmt::Debug for SessionBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SessionBuilder")
+            .field("timeout", &self.timeout)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Node {
     /// Asks for a session on this node.
-    pub fn session(&self) -> SessionBuilder<'_> {
-        SessionBuilder { node: self, timeout: Duration::from_secs(10) }
+    pub fn session(&self) -> SessionBuilder {
+        SessionBuilder::on(Arc::clone(self.shared()))
     }
 }
 
-impl SessionBuilder<'_> {
+impl SessionBuilder {
+    pub(crate) fn on(node: Arc<NodeShared>) -> SessionBuilder {
+        SessionBuilder {
+            node,
+            timeout: Duration::from_secs(10),
+        }
+    }
+
     /// How long the session outlives the silence of its node: 10 s by default, clamped to the
     /// cluster's limits.
     pub fn timeout(mut self, timeout: Duration) -> Self {
@@ -63,9 +80,18 @@ impl SessionBuilder<'_> {
         if let Err(error) = getrandom::fill(&mut password) {
             return Pending::ready(Err(no_randomness(error)));
         }
+        self.open_with(password)
+    }
+
+    /// [`SessionBuilder::open`] with a password that the caller has drawn.
+    pub(crate) fn open_with(self, password: Password) -> Pending<Session> {
         let (call, answer) = Call::session(password);
         let timeout_ms = self.timeout_ms();
-        self.node.shared().command(Command::Open { password, timeout_ms, call });
+        self.node.command(Command::Open {
+            password,
+            timeout_ms,
+            call,
+        });
         Self::pending(answer)
     }
 
@@ -75,15 +101,25 @@ impl SessionBuilder<'_> {
     /// # Errors
     /// [`Error::WrongPassword`], [`Error::SessionExpired`], [`Error::Overloaded`], [`Error::Stopped`].
     pub fn attach(self, credentials: &Credentials) -> Pending<Session> {
+        match getrandom::u64() {
+            Ok(nonce) => self.attach_with(credentials, nonce),
+            Err(error) => Pending::ready(Err(no_randomness(error))),
+        }
+    }
+
+    /// [`SessionBuilder::attach`] with a nonce that the caller has drawn.
+    pub(crate) fn attach_with(self, credentials: &Credentials, nonce: u64) -> Pending<Session> {
         let (session, password) = (credentials.session, credentials.password);
-        let nonce = match getrandom::u64() {
-            Ok(nonce) => nonce,
-            Err(error) => return Pending::ready(Err(no_randomness(error))),
-        };
         let (call, answer) = Call::session(password);
         let timeout_ms = self.timeout_ms();
-        let command = Command::Attach { session, password, timeout_ms, nonce, call };
-        self.node.shared().command(command);
+        let command = Command::Attach {
+            session,
+            password,
+            timeout_ms,
+            nonce,
+            call,
+        };
+        self.node.command(command);
         Self::pending(answer)
     }
 
@@ -93,5 +129,7 @@ impl SessionBuilder<'_> {
 }
 
 fn no_randomness(error: getrandom::Error) -> Error {
-    Error::System { reason: format!("the operating system gives no random bytes: {error}") }
+    Error::System {
+        reason: format!("the operating system gives no random bytes: {error}"),
+    }
 }

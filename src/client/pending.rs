@@ -64,14 +64,18 @@ impl<T> Unpin for Pending<T> {}
 
 impl<T> Pending<T> {
     pub(super) fn ready(result: Result<T>) -> Pending<T> {
-        Pending { source: Source::Ready(Some(result)) }
+        Pending {
+            source: Source::Ready(Some(result)),
+        }
     }
 
     pub(super) fn waiting(
         answer: oneshot::Receiver<Result<Value>>,
         convert: Convert<T>,
     ) -> Pending<T> {
-        Pending { source: Source::Waiting { answer, convert } }
+        Pending {
+            source: Source::Waiting { answer, convert },
+        }
     }
 
     /// Blocks this thread until the answer is there.
@@ -84,9 +88,7 @@ impl<T> Pending<T> {
     pub fn wait(self) -> Result<T> {
         match self.source {
             Source::Ready(result) => result.expect(TAKEN),
-            Source::Waiting { answer, convert } => {
-                settle(answer.recv().map_err(drop), &convert)
-            }
+            Source::Waiting { answer, convert } => settle(answer.recv().map_err(drop), &convert),
         }
     }
 
@@ -111,6 +113,23 @@ impl<T> Pending<T> {
         result
     }
 
+    /// The answer, if it is there; `None` while the operation goes on.
+    ///
+    /// # Panics
+    /// When the answer was taken before.
+    pub fn try_wait(&mut self) -> Option<Result<T>> {
+        let result = match &mut self.source {
+            Source::Ready(result) => result.take().expect(TAKEN),
+            Source::Waiting { answer, convert } => match answer.try_recv() {
+                Ok(result) => settle(Ok(result), convert),
+                Err(oneshot::TryRecvError::Empty) => return None,
+                Err(oneshot::TryRecvError::Disconnected) => settle(Err(()), convert),
+            },
+        };
+        self.source = Source::Ready(None);
+        Some(result)
+    }
+
     /// [`Pending::wait_timeout`], up to a moment.
     ///
     /// # Errors
@@ -125,14 +144,13 @@ impl<T> Pending<T> {
 
 const TAKEN: &str = "the answer of this operation was taken before";
 
-fn settle<T>(
-    received: std::result::Result<Result<Value>, ()>,
-    convert: &Convert<T>,
-) -> Result<T> {
+fn settle<T>(received: std::result::Result<Result<Value>, ()>, convert: &Convert<T>) -> Result<T> {
     match received {
         Ok(result) => result.map(|value| convert.convert(value)),
         // The loop has ended without a word, which it does only when it panics.
-        Err(()) => Err(Error::OutcomeUnknown { reason: "the node's loop has ended" }),
+        Err(()) => Err(Error::OutcomeUnknown {
+            reason: "the node's loop has ended",
+        }),
     }
 }
 

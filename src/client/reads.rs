@@ -87,7 +87,10 @@ pub(super) fn answers(result: ReadResult) -> Vec<Result<ReadAnswer>> {
         _ => unreachable!("{OTHER}"),
     };
     match result {
-        ReadResult::Multi(results) => results.into_iter().map(|result| result.map(answer)).collect(),
+        ReadResult::Multi(results) => results
+            .into_iter()
+            .map(|result| result.map(answer))
+            .collect(),
         _ => unreachable!("{OTHER}"),
     }
 }

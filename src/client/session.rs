@@ -39,7 +39,8 @@ pub struct Created {
 /// # What a read sees
 /// Every earlier write of the session, and nothing older than what the session has read before
 /// (ZooKeeper's promise). It may lag behind writes of others: [`Session::linearizable`] gives a handle
-/// whose reads don't, and [`Session::sync`] catches up once.
+/// whose reads don't, and [`Session::sync`] catches up once. Where a node that catches up by a snapshot
+/// has skipped the very state that a pipelined read was to see, the read says so: [`Error::Skipped`].
 ///
 /// # What a write answers
 /// Its real result, applied exactly once, however many leaders it took; or an error that says that it
@@ -59,7 +60,10 @@ impl fmt::Debug for Session {
 
 impl Session {
     pub(super) fn new(handle: SessionHandle) -> Session {
-        Session { handle: Arc::new(handle), linearizable: false }
+        Session {
+            handle: Arc::new(handle),
+            linearizable: false,
+        }
     }
 
     pub(super) fn node(&self) -> &NodeShared {
@@ -74,11 +78,14 @@ impl Session {
 
     /// Why a call of this session can't be made any more.
     fn check(&self) -> Result<()> {
-        self.handle.shared.check().map_err(|error| match self.state() {
-            // It may live on elsewhere: it is the node that is gone.
-            SessionState::Lost => self.handle.node.stopped().unwrap_or(error),
-            _ => error,
-        })
+        self.handle
+            .shared
+            .check()
+            .map_err(|error| match self.state() {
+                // It may live on elsewhere: it is the node that is gone.
+                SessionState::Lost => self.handle.node.stopped().unwrap_or(error),
+                _ => error,
+            })
     }
 
     /// Its id: the zxid of its opening, and what `ephemeral_owner` shows.
@@ -86,9 +93,18 @@ impl Session {
         self.handle.shared.id
     }
 
+    /// Which attachment of the session this handle is: 0 where it was opened, and one more each time
+    /// that it was attached. What an earlier attachment left behind can be told by it.
+    pub fn attachment(&self) -> u32 {
+        self.handle.shared.attachment
+    }
+
     /// What it takes to attach it on another node.
     pub fn credentials(&self) -> Credentials {
-        Credentials { session: self.id(), password: self.handle.shared.password }
+        Credentials {
+            session: self.id(),
+            password: self.handle.shared.password,
+        }
     }
 
     /// How long it outlives the silence of its node, as the cluster has granted it.
@@ -104,7 +120,9 @@ impl Session {
     /// Whether the cluster can't have ended the session yet: by the node's own clock, which is asked
     /// now. False soon enough that whoever stops acting then stops before anybody else begins.
     pub fn is_certain(&self) -> bool {
-        self.handle.shared.is_certain(self.handle.node.clock.now().monotonic)
+        self.handle
+            .shared
+            .is_certain(self.handle.node.clock.now().monotonic)
     }
 
     /// Waits until the state is another than `state`, at most `timeout`, and returns it.
@@ -119,7 +137,10 @@ impl Session {
     /// Such a read waits for the session's earlier writes; of its later ones it may see some, when
     /// they are called before it is answered.
     pub fn linearizable(&self) -> Session {
-        Session { handle: self.handle.clone(), linearizable: true }
+        Session {
+            handle: self.handle.clone(),
+            linearizable: true,
+        }
     }
 
     /// Proves an identity: from then on the session may do what ACLs allow to it.
@@ -173,7 +194,13 @@ impl Session {
     /// [`Error::NoNode`], [`Error::BadVersion`], [`Error::NotEmpty`], [`Error::NoAuth`],
     /// [`Error::BadArguments`] (a system znode).
     pub fn delete(&self, path: &str, version: Version) -> Pending<()> {
-        self.write(&Op::Delete { path: path.to_string(), version }, drop)
+        self.write(
+            &Op::Delete {
+                path: path.to_string(),
+                version,
+            },
+            drop,
+        )
     }
 
     /// Sets a znode's data, if it has this version.
@@ -183,10 +210,17 @@ impl Session {
     /// [`Error::QuotaExceeded`].
     pub fn set(&self, path: &str, data: impl AsRef<[u8]>, version: Version) -> Pending<Stat> {
         let data = Bytes::copy_from_slice(data.as_ref());
-        self.write(&Op::SetData { path: path.to_string(), data, version }, |result| match result {
-            OpResult::DataSet(stat) => stat,
-            other => unreachable!("a set gives a stat, not {other:?}"),
-        })
+        self.write(
+            &Op::SetData {
+                path: path.to_string(),
+                data,
+                version,
+            },
+            |result| match result {
+                OpResult::DataSet(stat) => stat,
+                other => unreachable!("a set gives a stat, not {other:?}"),
+            },
+        )
     }
 
     /// Sets a znode's ACL, if the ACL has this version.
@@ -194,7 +228,11 @@ impl Session {
     /// # Errors
     /// [`Error::NoNode`], [`Error::BadVersion`], [`Error::NoAuth`], [`Error::InvalidAcl`].
     pub fn set_acl(&self, path: &str, acl: &[Acl], version: Version) -> Pending<Stat> {
-        let op = Op::SetAcl { path: path.to_string(), acl: acl.to_vec(), version };
+        let op = Op::SetAcl {
+            path: path.to_string(),
+            acl: acl.to_vec(),
+            version,
+        };
         self.write(&op, |result| match result {
             OpResult::AclSet(stat) => stat,
             other => unreachable!("a set of an ACL gives a stat, not {other:?}"),
@@ -213,7 +251,11 @@ impl Session {
         let op = crate::proto::encode_op(op);
         if op.len() > OP_BYTES_MAX {
             let (found, limit) = (op.len() as u64, OP_BYTES_MAX as u64);
-            return Pending::ready(Err(Error::TooLarge { what: "operation in bytes", found, limit }));
+            return Pending::ready(Err(Error::TooLarge {
+                what: "operation in bytes",
+                found,
+                limit,
+            }));
         }
         let (call, answer) = Call::write(self.handle.shared.clone());
         self.handle.node.command(Command::Write {
@@ -244,7 +286,12 @@ impl Session {
     /// # Errors
     /// [`Error::NoNode`], [`Error::NoAuth`], [`Error::InvalidPath`].
     pub fn get(&self, path: &str) -> Pending<(ZnodeData, Stat)> {
-        self.read(ReadOp::Data { path: path.to_string() }, reads::data)
+        self.read(
+            ReadOp::Data {
+                path: path.to_string(),
+            },
+            reads::data,
+        )
     }
 
     /// The stat of a znode; `None` where there is none.
@@ -252,7 +299,12 @@ impl Session {
     /// # Errors
     /// [`Error::NoAuth`], [`Error::InvalidPath`].
     pub fn exists(&self, path: &str) -> Pending<Option<Stat>> {
-        self.read(ReadOp::Exists { path: path.to_string() }, reads::existence)
+        self.read(
+            ReadOp::Exists {
+                path: path.to_string(),
+            },
+            reads::existence,
+        )
     }
 
     /// The names of a znode's children, sorted and shared with the tree, and its stat.
@@ -260,7 +312,12 @@ impl Session {
     /// # Errors
     /// [`Error::NoNode`], [`Error::NoAuth`], [`Error::InvalidPath`].
     pub fn children(&self, path: &str) -> Pending<(ChildNames, Stat)> {
-        self.read(ReadOp::Children { path: path.to_string() }, reads::children)
+        self.read(
+            ReadOp::Children {
+                path: path.to_string(),
+            },
+            reads::children,
+        )
     }
 
     /// The ACL of a znode, and its stat. Whoever may not set it sees digests without their hash.
@@ -268,12 +325,22 @@ impl Session {
     /// # Errors
     /// [`Error::NoNode`], [`Error::NoAuth`], [`Error::InvalidPath`].
     pub fn acl(&self, path: &str) -> Pending<(Vec<Acl>, Stat)> {
-        self.read(ReadOp::Acl { path: path.to_string() }, reads::acl)
+        self.read(
+            ReadOp::Acl {
+                path: path.to_string(),
+            },
+            reads::acl,
+        )
     }
 
     /// The session's own ephemerals whose paths begin with `prefix`, as text, sorted.
     pub fn ephemerals(&self, prefix: &str) -> Pending<Vec<ZnodePath>> {
-        self.read(ReadOp::Ephemerals { prefix: prefix.to_string() }, reads::paths)
+        self.read(
+            ReadOp::Ephemerals {
+                prefix: prefix.to_string(),
+            },
+            reads::paths,
+        )
     }
 
     /// How many znodes there are below a path, at all depths. Counted while writes go on.
@@ -281,12 +348,20 @@ impl Session {
     /// # Errors
     /// [`Error::NoNode`], [`Error::NoAuth`], [`Error::InvalidPath`].
     pub fn all_children_number(&self, path: &str) -> Pending<usize> {
-        self.read(ReadOp::AllChildrenNumber { path: path.to_string() }, reads::number)
+        self.read(
+            ReadOp::AllChildrenNumber {
+                path: path.to_string(),
+            },
+            reads::number,
+        )
     }
 
     /// Several reads as of one moment, each with its own result (ZooKeeper's `multiRead`).
     pub fn multi_read(&self, reads: &[Read]) -> Pending<Vec<Result<ReadAnswer>>> {
-        self.read(ReadOp::Multi(reads.iter().map(Read::op).collect()), reads::answers)
+        self.read(
+            ReadOp::Multi(reads.iter().map(Read::op).collect()),
+            reads::answers,
+        )
     }
 
     // ---- Watches ------------------------------------------------------------------------------
@@ -308,7 +383,9 @@ impl Session {
     /// As [`Session::get`]; no watch is set then.
     pub fn get_and_watch(&self, path: &str, watcher: &Watcher) -> Pending<(ZnodeData, Stat)> {
         self.read_and_watch(
-            ReadOp::Data { path: path.to_string() },
+            ReadOp::Data {
+                path: path.to_string(),
+            },
             (path, WatchKind::Data, watcher),
             reads::data,
         )
@@ -320,7 +397,9 @@ impl Session {
     /// As [`Session::exists`]; no watch is set then.
     pub fn exists_and_watch(&self, path: &str, watcher: &Watcher) -> Pending<Option<Stat>> {
         self.read_and_watch(
-            ReadOp::Exists { path: path.to_string() },
+            ReadOp::Exists {
+                path: path.to_string(),
+            },
             (path, WatchKind::Data, watcher),
             reads::existence,
         )
@@ -332,7 +411,9 @@ impl Session {
     /// As [`Session::children`]; no watch is set then.
     pub fn children_and_watch(&self, path: &str, watcher: &Watcher) -> Pending<(ChildNames, Stat)> {
         self.read_and_watch(
-            ReadOp::Children { path: path.to_string() },
+            ReadOp::Children {
+                path: path.to_string(),
+            },
             (path, WatchKind::Children, watcher),
             reads::children,
         )

@@ -40,7 +40,11 @@ impl fmt::Debug for Watcher {
 
 impl Watcher {
     pub(super) fn new(session: Session, queue: Arc<WatchQueue>) -> Watcher {
-        Watcher { session, queue, ended: false }
+        Watcher {
+            session,
+            queue,
+            ended: false,
+        }
     }
 
     pub(super) fn queue(&self) -> &Arc<WatchQueue> {
@@ -48,7 +52,8 @@ impl Watcher {
     }
 
     /// The channel that the events come through, for `crossbeam_channel::select!`. What is taken from
-    /// it the iterator doesn't see.
+    /// it the iterator doesn't see. An event taken from it may be a moment ahead of its change: read
+    /// with a watch ([`Session::get_and_watch`] and its like), which waits for it.
     pub fn receiver(&self) -> &Receiver<Event> {
         self.queue.receiver()
     }
@@ -61,7 +66,11 @@ impl Watcher {
         if self.ended {
             return Ok(None);
         }
-        let event = self.queue.receiver().recv_timeout(timeout).map_err(|_| Error::Timeout)?;
+        let event = self
+            .queue
+            .receiver()
+            .recv_timeout(timeout)
+            .map_err(|_| Error::Timeout)?;
         Ok(Some(self.seen(event)))
     }
 
@@ -71,12 +80,32 @@ impl Watcher {
     /// [`Error::NoWatcher`] where there is none of this kind on the path, [`Error::InvalidPath`].
     pub fn remove(&self, path: &str, kind: WatchKind) -> Result<()> {
         let path = ZnodePath::parse(path)?;
-        let removed =
-            self.session.node().watches.lock().remove(&self.queue, path.as_str(), kind);
-        if removed { Ok(()) } else { Err(Error::NoWatcher { path: path.to_string() }) }
+        let removed = self
+            .session
+            .node()
+            .watches
+            .lock()
+            .remove(&self.queue, path.as_str(), kind);
+        if removed {
+            Ok(())
+        } else {
+            Err(Error::NoWatcher {
+                path: path.to_string(),
+            })
+        }
     }
 
     fn seen(&mut self, event: Event) -> Event {
+        // An event stands in the queue a moment before its change can be read; whoever reads because of
+        // it must find the change. Both happen while the table of watches is locked.
+        let readable = match &event {
+            Event::Changed(event) => event.zxid <= self.session.node().reader().zxid(),
+            Event::Missed { .. } => false,
+            Event::Session(_) => true,
+        };
+        if !readable {
+            drop(self.session.node().watches.lock());
+        }
         self.ended = matches!(&event, Event::Session(state) if state.is_final());
         event
     }
@@ -112,6 +141,10 @@ impl Stream for Watcher {
 
 impl Drop for Watcher {
     fn drop(&mut self) {
-        self.session.node().watches.lock().remove_watcher(&self.queue);
+        self.session
+            .node()
+            .watches
+            .lock()
+            .remove_watcher(&self.queue);
     }
 }

@@ -6,13 +6,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use crossbeam_channel::{Sender, bounded, unbounded};
+use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use parking_lot::Mutex;
 use sha1::{Digest as _, Sha1};
 
 use super::driver::{Driver, Queues};
 use super::shared::NodeShared;
-use super::workers::{self, Reports};
+use super::workers::{self, Reports, SnapshotJob, WriteJob};
 use super::{Node, Waker, run};
 use crate::clock::{Clock, SystemClock};
 use crate::consensus::{Consensus, RaftCore, RaftOptions};
@@ -20,9 +20,7 @@ use crate::ids::{ClusterId, NodeId};
 use crate::op::OP_BYTES_MAX;
 use crate::replica::{Replica, ReplicaOptions};
 use crate::state::{Restore, RestoredState, Settings, State};
-use crate::storage::{
-    self, Configuration, Identity, SnapshotMeta, Storage, StorageError,
-};
+use crate::storage::{self, Configuration, Identity, SnapshotMeta, Storage, StorageError};
 use crate::transport::{self, Inbox, Message, Transport, TransportError};
 
 /// Why a node could not be started.
@@ -57,6 +55,7 @@ pub struct NodeBuilder {
     clock: Option<Arc<dyn Clock>>,
     core: Option<Box<MakeCore>>,
     seed: Option<u64>,
+    boot_nonce: Option<u32>,
     tick: Duration,
     election_ticks: usize,
     settings: Settings,
@@ -89,6 +88,7 @@ impl NodeBuilder {
             clock: None,
             core: None,
             seed: None,
+            boot_nonce: None,
             tick: Duration::from_millis(10),
             election_ticks: 20,
             settings: Settings::default(),
@@ -159,6 +159,13 @@ impl NodeBuilder {
     /// operating system.
     pub fn seed(mut self, seed: u64) -> NodeBuilder {
         self.seed = Some(seed);
+        self
+    }
+
+    /// What tells this start of the node from every other; by default from the operating system.
+    #[cfg(test)]
+    pub(crate) fn boot_nonce(mut self, nonce: u32) -> NodeBuilder {
+        self.boot_nonce = Some(nonce);
         self
     }
 
@@ -245,22 +252,59 @@ impl NodeBuilder {
     ///
     /// # Errors
     /// See [`StartError`].
-    pub fn start(mut self) -> std::result::Result<Node, StartError> {
+    pub fn start(self) -> std::result::Result<Node, StartError> {
+        let Assembly {
+            id,
+            cluster,
+            shared,
+            transport,
+            storage,
+            driver,
+            wake,
+            writes,
+            snapshots,
+            reports,
+        } = self.assemble()?;
+        let mut threads = Vec::new();
+        let (store, report) = (storage.clone(), reports.clone());
+        threads.push(spawn(id, "writer", move || {
+            workers::run_writer(&store, &writes, &report);
+        })?);
+        threads.push(spawn(id, "snapshots", move || {
+            workers::run_snapshotter(&storage, &snapshots, &reports);
+        })?);
+        let for_loop = shared.clone();
+        threads.push(spawn(id, "loop", move || run(driver, &wake, &for_loop))?);
+        Ok(Node {
+            id,
+            cluster,
+            shared,
+            transport,
+            threads: Mutex::new(threads),
+        })
+    }
+
+    /// Everything that a node is made of, but its threads.
+    pub(crate) fn assemble(mut self) -> std::result::Result<Assembly, StartError> {
         let id = NodeId::new(self.id).ok_or_else(|| invalid("0 is no node's id"))?;
         let voters = self.checked_voters(id)?;
         self.check_limits()?;
         let storage = self.open_storage()?;
         let (meta, restored, cluster) = self.load(id, voters, &*storage)?;
-        let clock = self.clock.take().unwrap_or_else(|| Arc::new(SystemClock::new()));
+        let clock = self
+            .clock
+            .take()
+            .unwrap_or_else(|| Arc::new(SystemClock::new()));
         let transport = self.take_transport(id)?;
 
+        let options = self.replica_options(id)?;
         let core = match self.core.take() {
             Some(make) => make(id, storage.clone())?,
             None => Box::new(RaftCore::new(id, storage.clone(), self.raft_options()?)?),
         };
         let state = restored.into_state();
         let reader = state.reader();
-        let mut replica = Replica::new(self.replica_options(id)?, core, state, &meta, clock.now());
+        let mut replica = Replica::new(options, core, state, &meta, clock.now());
         replica.publish();
 
         let (waker, wake) = Waker::new();
@@ -269,9 +313,14 @@ impl NodeBuilder {
         let (done, done_out) = unbounded();
         let (writes, writes_out) = bounded(WRITE_JOBS_MAX);
         let (snapshots, snapshots_out) = bounded(SNAPSHOT_JOBS_MAX);
-        let shared =
-            Arc::new(NodeShared::new(id, cluster, reader, commands, waker.clone(), clock));
-        let inbox = Arc::new(PeerInbox { cluster, id, peers, waker: waker.clone() });
+        let shared = Arc::new(NodeShared::new(
+            id,
+            cluster,
+            reader,
+            commands,
+            waker.clone(),
+            clock,
+        ));
         let queues = Queues {
             commands: commands_out,
             peers: peers_out,
@@ -279,21 +328,32 @@ impl NodeBuilder {
             writes,
             snapshots,
         };
-        let driver = Driver::new(id, cluster, replica, queues, transport.clone(), shared.clone());
-        transport.start(inbox)?;
-
-        let reports = Reports { done, waker };
-        let mut threads = Vec::new();
-        let (store, report) = (storage.clone(), reports.clone());
-        threads.push(spawn(id, "writer", move || {
-            workers::run_writer(&store, &writes_out, &report);
-        })?);
-        threads.push(spawn(id, "snapshots", move || {
-            workers::run_snapshotter(&storage, &snapshots_out, &reports);
-        })?);
-        let for_loop = shared.clone();
-        threads.push(spawn(id, "loop", move || run(driver, &wake, &for_loop))?);
-        Ok(Node { id, cluster, shared, transport, threads: Mutex::new(threads) })
+        let driver = Driver::new(
+            id,
+            cluster,
+            replica,
+            queues,
+            transport.clone(),
+            shared.clone(),
+        );
+        transport.start(Arc::new(PeerInbox {
+            cluster,
+            id,
+            peers,
+            waker: waker.clone(),
+        }))?;
+        Ok(Assembly {
+            id,
+            cluster,
+            shared,
+            transport,
+            storage,
+            driver,
+            wake,
+            writes: writes_out,
+            snapshots: snapshots_out,
+            reports: Reports { done, waker },
+        })
     }
 
     fn checked_voters(&self, id: NodeId) -> std::result::Result<Vec<NodeId>, StartError> {
@@ -307,7 +367,9 @@ impl NodeBuilder {
             return Err(invalid("a voter is named twice"));
         }
         if !voters.contains(&id) {
-            return Err(invalid(format!("node {id} is not among the voters {voters:?}")));
+            return Err(invalid(format!(
+                "node {id} is not among the voters {voters:?}"
+            )));
         }
         Ok(voters)
     }
@@ -315,7 +377,9 @@ impl NodeBuilder {
     fn check_limits(&self) -> std::result::Result<(), StartError> {
         let (found, limit) = (self.settings.data_bytes_max, DATA_BYTES_MAX);
         if found > limit {
-            return Err(invalid(format!("data_bytes_max is {found}, at most {limit} are possible")));
+            return Err(invalid(format!(
+                "data_bytes_max is {found}, at most {limit} are possible"
+            )));
         }
         let (found, limit) = (self.session_writes_max, self.settings.results_kept_max);
         if found > limit as usize {
@@ -331,21 +395,23 @@ impl NodeBuilder {
             (Some(_), Some(_)) => Err(invalid("both a storage and a directory are given")),
             (Some(storage), None) => Ok(storage),
             #[cfg(feature = "log")]
-            (None, Some(dir)) => {
-                Ok(Arc::new(storage::Log::open(dir, storage::LogOptions::default())?))
-            }
+            (None, Some(dir)) => Ok(Arc::new(storage::Log::open(
+                dir,
+                storage::LogOptions::default(),
+            )?)),
             #[cfg(not(feature = "log"))]
             (None, Some(_)) => Err(invalid("a directory takes the feature `log`")),
             (None, None) => Ok(Arc::new(storage::Memory::new())),
         }
     }
 
-    fn take_transport(&mut self, id: NodeId) -> std::result::Result<Arc<dyn Transport>, StartError> {
+    fn take_transport(
+        &mut self,
+        id: NodeId,
+    ) -> std::result::Result<Arc<dyn Transport>, StartError> {
         match self.transport.take() {
             Some(transport) => Ok(transport),
-            None if self.voters.len() == 1 => {
-                Ok(Arc::new(transport::Network::new(0).endpoint(id)))
-            }
+            None if self.voters.len() == 1 => Ok(Arc::new(transport::Network::new(0).endpoint(id))),
             None => Err(invalid("a node with peers needs a transport")),
         }
     }
@@ -364,17 +430,22 @@ impl NodeBuilder {
             let meta = SnapshotMeta {
                 index: 1,
                 term: 1,
-                configuration: Configuration { voters: voters.clone(), ..Default::default() },
+                configuration: Configuration {
+                    voters: voters.clone(),
+                    ..Default::default()
+                },
             };
             let genesis = genesis(&self.settings);
             storage.bootstrap(Identity { cluster, node: id }, &meta, &genesis)?;
         }
         let recovered = storage.recover()?;
-        let mut reader = storage.snapshot_reader()?.ok_or_else(|| StorageError::Corrupt {
-            path: format!("{storage:?}"),
-            offset: 0,
-            reason: "it has an identity but no snapshot".to_string(),
-        })?;
+        let mut reader = storage
+            .snapshot_reader()?
+            .ok_or_else(|| StorageError::Corrupt {
+                path: format!("{storage:?}"),
+                offset: 0,
+                reason: "it has an identity but no snapshot".to_string(),
+            })?;
         let mut restore = Restore::default();
         let mut offset = 0;
         let corrupt = |offset, reason: String| StorageError::Corrupt {
@@ -387,10 +458,14 @@ impl NodeBuilder {
             if chunk.is_empty() {
                 break;
             }
-            restore.feed(&chunk).map_err(|error| corrupt(offset, error.to_string()))?;
+            restore
+                .feed(&chunk)
+                .map_err(|error| corrupt(offset, error.to_string()))?;
             offset += chunk.len() as u64;
         }
-        let restored = restore.finish().map_err(|error| corrupt(offset, error.to_string()))?;
+        let restored = restore
+            .finish()
+            .map_err(|error| corrupt(offset, error.to_string()))?;
         let cluster = cluster_id(&self.cluster, &voters, restored.settings());
         recovered.check_identity(&format!("{storage:?}"), Identity { cluster, node: id })?;
         Ok((reader.meta().clone(), restored, cluster))
@@ -412,7 +487,10 @@ impl NodeBuilder {
         }
         Ok(ReplicaOptions {
             id,
-            boot_nonce: random()? as u32,
+            boot_nonce: match self.boot_nonce {
+                Some(nonce) => nonce,
+                None => random()? as u32,
+            },
             tick: self.tick,
             election_timeout: self.tick * u32::try_from(self.election_ticks).unwrap_or(u32::MAX),
             session_writes_max: self.session_writes_max,
@@ -430,6 +508,21 @@ impl NodeBuilder {
 /// What `data_bytes_max` may be at most, so that an operation has room for its path and its ACL.
 const DATA_BYTES_MAX: u32 = (OP_BYTES_MAX - 1024 * 1024) as u32;
 
+/// A node without its threads: who drives it decides when its loop turns and its disk works.
+pub(crate) struct Assembly {
+    pub id: NodeId,
+    pub cluster: ClusterId,
+    pub shared: Arc<NodeShared>,
+    pub transport: Arc<dyn Transport>,
+    pub storage: Arc<dyn Storage>,
+    pub driver: Driver,
+    /// Says that the loop has something to do.
+    pub wake: Receiver<()>,
+    pub writes: Receiver<WriteJob>,
+    pub snapshots: Receiver<SnapshotJob>,
+    pub reports: Reports,
+}
+
 /// The most messages of peers that wait for the loop; one more is dropped, as a network may.
 const PEER_MESSAGES_MAX: usize = 16_384;
 
@@ -441,7 +534,9 @@ const WRITE_JOBS_MAX: usize = 65_536;
 const SNAPSHOT_JOBS_MAX: usize = 65_536;
 
 fn invalid(reason: impl Into<String>) -> StartError {
-    StartError::Option { reason: reason.into() }
+    StartError::Option {
+        reason: reason.into(),
+    }
 }
 
 fn random() -> std::result::Result<u64, StartError> {
@@ -468,7 +563,9 @@ fn cluster_id(name: &str, voters: &[NodeId], settings: &Settings) -> ClusterId {
     }
     hash.update(format!("{settings:?}"));
     let digest = hash.finalize();
-    ClusterId(u64::from_be_bytes(digest[..8].try_into().expect("a digest has 20 bytes")))
+    ClusterId(u64::from_be_bytes(
+        digest[..8].try_into().expect("a digest has 20 bytes"),
+    ))
 }
 
 fn spawn(
@@ -496,7 +593,10 @@ impl Inbox for PeerInbox {
         if message.cluster() != self.cluster || message.to() != self.id {
             return false;
         }
-        let taken = self.peers.try_send((message.from(), message.into_payload())).is_ok();
+        let taken = self
+            .peers
+            .try_send((message.from(), message.into_payload()))
+            .is_ok();
         self.waker.wake();
         taken
     }

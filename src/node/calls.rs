@@ -16,13 +16,44 @@ use crate::state::ReadResult;
 
 /// What a client's thread asks of the loop.
 pub(crate) enum Command {
-    Open { password: Password, timeout_ms: u32, call: Call },
-    Attach { session: SessionId, password: Password, timeout_ms: u32, nonce: u64, call: Call },
-    Write { session: SessionId, attachment: u32, op: Bytes, call: Call },
-    Read { session: SessionId, attachment: u32, read: ReadOp, call: Call },
-    Barrier { session: SessionId, attachment: u32, read: Option<ReadOp>, call: Call },
-    ChangeMembership { changes: Vec<MembershipChange>, call: Call },
-    TransferLeadership { to: NodeId, call: Call },
+    Open {
+        password: Password,
+        timeout_ms: u32,
+        call: Call,
+    },
+    Attach {
+        session: SessionId,
+        password: Password,
+        timeout_ms: u32,
+        nonce: u64,
+        call: Call,
+    },
+    Write {
+        session: SessionId,
+        attachment: u32,
+        op: Bytes,
+        call: Call,
+    },
+    Read {
+        session: SessionId,
+        attachment: u32,
+        read: ReadOp,
+        call: Call,
+    },
+    Barrier {
+        session: SessionId,
+        attachment: u32,
+        read: Option<ReadOp>,
+        call: Call,
+    },
+    ChangeMembership {
+        changes: Vec<MembershipChange>,
+        call: Call,
+    },
+    TransferLeadership {
+        to: NodeId,
+        call: Call,
+    },
     /// No handle to the session is left: close it.
     Abandon(Abandoned),
     Stop,
@@ -60,7 +91,10 @@ pub(crate) struct WatchRequest {
 
 /// What an answer holds.
 pub(crate) enum Value {
-    Write { zxid: Zxid, result: OpResult },
+    Write {
+        zxid: Zxid,
+        result: OpResult,
+    },
     Read(ReadResult),
     Session(SessionHandle),
     /// A barrier was passed, a proposal taken in.
@@ -83,7 +117,9 @@ impl Drop for Call {
         self.finish(Err(if self.taken {
             Error::OutcomeUnknown { reason }
         } else {
-            Error::Stopped { reason: reason.to_string() }
+            Error::Stopped {
+                reason: reason.to_string(),
+            }
         }));
     }
 }
@@ -123,7 +159,14 @@ impl Call {
 
     fn with(purpose: Purpose) -> (Call, oneshot::Receiver<Result<Value>>) {
         let (answer, receiver) = oneshot::channel();
-        (Call { answer: Some(answer), purpose, taken: false }, receiver)
+        (
+            Call {
+                answer: Some(answer),
+                purpose,
+                taken: false,
+            },
+            receiver,
+        )
     }
 
     /// The loop has it.
@@ -142,7 +185,10 @@ impl Call {
     /// Sets the watch that came with a read, for changes after what was read.
     pub(super) fn set_watch(&self, read: &Answer, table: &mut WatchTable) {
         if let Purpose::Watch(watch) = &self.purpose
-            && let Answer::Read { zxid, result: Ok(_) } = read
+            && let Answer::Read {
+                zxid,
+                result: Ok(_),
+            } = read
         {
             table.add(&watch.queue, &watch.path, watch.kind, *zxid);
         }

@@ -55,7 +55,13 @@ fn collect(tree: &impl Tree, path: &ZnodePath, paths: &mut BTreeSet<ZnodePath>) 
 }
 
 fn compare(path: &ZnodePath, before: &impl Tree, after: &impl Tree, changes: &mut Vec<Change>) {
-    let mut push = |zxid, kind| changes.push(Change { zxid, kind, path: path.clone() });
+    let mut push = |zxid, kind| {
+        changes.push(Change {
+            zxid,
+            kind,
+            path: path.clone(),
+        })
+    };
     match (before.znode(path.as_str()), after.znode(path.as_str())) {
         (None, None) => {}
         (None, Some(new)) => push(new.czxid, EventKind::NodeCreated),

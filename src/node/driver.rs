@@ -11,8 +11,8 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender};
 use slab::Slab;
 
-use super::compare::fire_differences;
 use super::calls::{Abandoned, Call, Command, Value};
+use super::compare::fire_differences;
 use super::shared::{NodeShared, Role, SessionHandle, SessionShared};
 use super::watches::WatchTable;
 use super::workers::{Done, SnapshotJob, WriteJob};
@@ -141,11 +141,15 @@ impl Driver {
         self.settle(effects);
         while let Ok(command) = self.queues.commands.try_recv() {
             if let Some(call) = command.into_call() {
-                call.fail(Error::Stopped { reason: reason.to_string() });
+                call.fail(Error::Stopped {
+                    reason: reason.to_string(),
+                });
             }
         }
         for call in self.calls.drain() {
-            call.fail(Error::Stopped { reason: reason.to_string() });
+            call.fail(Error::Stopped {
+                reason: reason.to_string(),
+            });
         }
         let table = self.shared.watches.lock();
         for session in std::mem::take(&mut self.sessions).into_values() {
@@ -153,6 +157,12 @@ impl Driver {
         }
         drop(table);
         self.shared.set_stopped(reason);
+    }
+
+    /// The state machine, to look into.
+    #[cfg(test)]
+    pub(crate) fn state(&self) -> &crate::state::State {
+        self.replica.state()
     }
 
     fn ticket(&mut self, mut call: Call) -> Ticket {
@@ -165,25 +175,75 @@ impl Driver {
             return;
         }
         let input = match command {
-            Command::Open { password, timeout_ms, call } => {
+            Command::Open {
+                password,
+                timeout_ms,
+                call,
+            } => {
                 let ticket = self.ticket(call);
-                Input::Open { ticket, password, timeout_ms }
+                Input::Open {
+                    ticket,
+                    password,
+                    timeout_ms,
+                }
             }
-            Command::Attach { session, password, timeout_ms, nonce, call } => {
+            Command::Attach {
+                session,
+                password,
+                timeout_ms,
+                nonce,
+                call,
+            } => {
                 let ticket = self.ticket(call);
-                Input::Attach { ticket, session, password, timeout_ms, nonce }
+                Input::Attach {
+                    ticket,
+                    session,
+                    password,
+                    timeout_ms,
+                    nonce,
+                }
             }
-            Command::Write { session, attachment, op, call } => {
+            Command::Write {
+                session,
+                attachment,
+                op,
+                call,
+            } => {
                 let ticket = self.ticket(call);
-                Input::Write { ticket, session, attachment, op }
+                Input::Write {
+                    ticket,
+                    session,
+                    attachment,
+                    op,
+                }
             }
-            Command::Read { session, attachment, read, call } => {
+            Command::Read {
+                session,
+                attachment,
+                read,
+                call,
+            } => {
                 let ticket = self.ticket(call);
-                Input::Read { ticket, session, attachment, read }
+                Input::Read {
+                    ticket,
+                    session,
+                    attachment,
+                    read,
+                }
             }
-            Command::Barrier { session, attachment, read, call } => {
+            Command::Barrier {
+                session,
+                attachment,
+                read,
+                call,
+            } => {
                 let ticket = self.ticket(call);
-                Input::Barrier { ticket, session, attachment, read }
+                Input::Barrier {
+                    ticket,
+                    session,
+                    attachment,
+                    read,
+                }
             }
             Command::ChangeMembership { changes, call } => {
                 let ticket = self.ticket(call);
@@ -193,9 +253,16 @@ impl Driver {
                 let ticket = self.ticket(call);
                 Input::TransferLeadership { ticket, to }
             }
-            Command::Abandon(Abandoned { session, attachment }) => {
+            Command::Abandon(Abandoned {
+                session,
+                attachment,
+            }) => {
                 let ticket = self.ticket(Call::new().0);
-                Input::Abandon { ticket, session, attachment }
+                Input::Abandon {
+                    ticket,
+                    session,
+                    attachment,
+                }
             }
             Command::Stop => return self.stop("it was shut down"),
         };
@@ -206,12 +273,24 @@ impl Driver {
         let input = match done {
             Done::Persisted { number } => Input::Persisted { number },
             Done::SnapshotTaken { meta, published } => Input::SnapshotTaken { meta, published },
-            Done::SnapshotRead { transfer, offset, piece } => {
-                Input::SnapshotRead { transfer, offset, piece }
-            }
-            Done::SnapshotStaged { transfer, offset, outcome } => {
-                Input::SnapshotStaged { transfer, offset, outcome }
-            }
+            Done::SnapshotRead {
+                transfer,
+                offset,
+                piece,
+            } => Input::SnapshotRead {
+                transfer,
+                offset,
+                piece,
+            },
+            Done::SnapshotStaged {
+                transfer,
+                offset,
+                outcome,
+            } => Input::SnapshotStaged {
+                transfer,
+                offset,
+                outcome,
+            },
             Done::Failed(error) => return self.stop(&error.to_string()),
         };
         self.replica.handle(input, now);
@@ -221,10 +300,19 @@ impl Driver {
         // A worker whose queue is gone has failed, and its report says why.
         match output {
             Output::Send { to, payload } => {
-                self.transport.send(Message::new(self.cluster, self.id, to, payload));
+                self.transport
+                    .send(Message::new(self.cluster, self.id, to, payload));
             }
-            Output::Write { number, publish, batch } => {
-                let _ = self.queues.writes.send(WriteJob::Write { number, publish, batch });
+            Output::Write {
+                number,
+                publish,
+                batch,
+            } => {
+                let _ = self.queues.writes.send(WriteJob::Write {
+                    number,
+                    publish,
+                    batch,
+                });
             }
             Output::Compact { index } => {
                 let _ = self.queues.writes.send(WriteJob::Compact { index });
@@ -233,7 +321,10 @@ impl Driver {
                 let _ = self.queues.snapshots.send(SnapshotJob::Read(read));
             }
             Output::EndRead { transfer } => {
-                let _ = self.queues.snapshots.send(SnapshotJob::EndRead { transfer });
+                let _ = self
+                    .queues
+                    .snapshots
+                    .send(SnapshotJob::EndRead { transfer });
             }
             Output::StageSnapshot(stage) => {
                 let _ = self.queues.snapshots.send(SnapshotJob::Stage(stage));
@@ -277,12 +368,18 @@ impl Driver {
                 None => call.answer(answer),
                 Some(session) => {
                     let node = self.shared.clone();
-                    call.give(Value::Session(SessionHandle { node, shared: session }));
+                    call.give(Value::Session(SessionHandle {
+                        node,
+                        shared: session,
+                    }));
                 }
             }
         }
         if let Some((meta, frozen)) = self.replica.take_due_snapshot() {
-            let _ = self.queues.snapshots.send(SnapshotJob::Take { meta, frozen });
+            let _ = self
+                .queues
+                .snapshots
+                .send(SnapshotJob::Take { meta, frozen });
         }
     }
 
@@ -294,7 +391,10 @@ impl Driver {
             return;
         }
         session.set(change.event, table);
-        if !matches!(change.event, SessionEvent::Certain { .. } | SessionEvent::Suspended) {
+        if !matches!(
+            change.event,
+            SessionEvent::Certain { .. } | SessionEvent::Suspended
+        ) {
             self.sessions.remove(&change.session);
         }
     }
@@ -307,7 +407,13 @@ impl Driver {
         answer: &Answer,
         table: &WatchTable,
     ) -> Option<Arc<SessionShared>> {
-        let &Answer::Session { id, attachment, timeout_ms, certain_until } = answer else {
+        let &Answer::Session {
+            id,
+            attachment,
+            timeout_ms,
+            certain_until,
+        } = answer
+        else {
             return None;
         };
         let session = SessionShared::new(id, password?, attachment, timeout_ms, certain_until);
@@ -334,8 +440,12 @@ impl Driver {
             shown.applied_index = self.replica.applied_index();
             shown.zxid = self.replica.state().zxid();
             shown.sessions_attached = self.replica.sessions_attached();
-            shown.voters.clone_from(&self.replica.configuration().voters);
-            shown.learners.clone_from(&self.replica.configuration().learners);
+            shown
+                .voters
+                .clone_from(&self.replica.configuration().voters);
+            shown
+                .learners
+                .clone_from(&self.replica.configuration().learners);
         });
         if now.monotonic >= self.next_missed_report {
             self.next_missed_report = now.monotonic + Duration::from_millis(10);

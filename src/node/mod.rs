@@ -7,10 +7,10 @@
 mod builder;
 mod calls;
 mod compare;
-mod driver;
+pub(crate) mod driver;
 mod shared;
 mod watches;
-mod workers;
+pub(crate) mod workers;
 
 use std::fmt;
 use std::sync::Arc;
@@ -20,6 +20,8 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender};
 use parking_lot::Mutex;
 
+#[cfg(test)]
+pub(crate) use builder::Assembly;
 pub use builder::{NodeBuilder, StartError};
 pub use shared::{NodeStatus, Role};
 pub use watches::{Event, SessionState, WatchEvent, WatchKind};
@@ -93,7 +95,8 @@ impl Node {
     /// [`Error::BadArguments`] where this node doesn't lead or `to` is no voter.
     pub fn transfer_leadership(&self, to: NodeId) -> Result<()> {
         let (call, answer) = Call::new();
-        self.shared.command(Command::TransferLeadership { to, call });
+        self.shared
+            .command(Command::TransferLeadership { to, call });
         self.taken_in(&answer)
     }
 
@@ -106,7 +109,8 @@ impl Node {
     pub fn change_membership(&self, changes: &[MembershipChange]) -> Result<()> {
         let (call, answer) = Call::new();
         let changes = changes.to_vec();
-        self.shared.command(Command::ChangeMembership { changes, call });
+        self.shared
+            .command(Command::ChangeMembership { changes, call });
         self.taken_in(&answer)
     }
 
@@ -174,4 +178,3 @@ fn run(mut driver: driver::Driver, wake: &Receiver<()>, shared: &NodeShared) {
         let _ = wake.recv_timeout(pause);
     }
 }
-

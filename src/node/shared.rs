@@ -134,7 +134,13 @@ impl NodeShared {
                 Ok(()) => return self.waker.wake(),
                 Err(TrySendError::Full(command)) => {
                     let limit = self.commands_max;
-                    (command, Error::Overloaded { queue: "requests to the node", limit })
+                    (
+                        command,
+                        Error::Overloaded {
+                            queue: "requests to the node",
+                            limit,
+                        },
+                    )
                 }
                 Err(TrySendError::Disconnected(command)) => (command, self.stopped_error()),
             }
@@ -193,7 +199,9 @@ impl NodeShared {
     ) -> Result<NodeStatus> {
         let mut status = self.status.lock();
         let met = |status: &mut NodeStatus| !condition(status) && status.stopped.is_none();
-        let waited = self.status_changed.wait_while_for(&mut status, met, timeout);
+        let waited = self
+            .status_changed
+            .wait_while_for(&mut status, met, timeout);
         if waited.timed_out() {
             return Err(Error::Timeout);
         }
@@ -210,7 +218,9 @@ impl NodeShared {
     }
 
     pub(crate) fn stopped_error(&self) -> Error {
-        self.stopped().unwrap_or_else(|| Error::Stopped { reason: "its loop is gone".to_string() })
+        self.stopped().unwrap_or_else(|| Error::Stopped {
+            reason: "its loop is gone".to_string(),
+        })
     }
 
     /// The error of calls to a node that has stopped; `None` while it runs.
@@ -322,7 +332,8 @@ impl SessionShared {
     /// Waits until the state is another than `state`, at most `timeout`.
     pub(crate) fn wait_while(&self, state: SessionState, timeout: Duration) -> SessionState {
         let mut guard = self.lock.lock();
-        self.changed.wait_while_for(&mut guard, |()| self.state() == state, timeout);
+        self.changed
+            .wait_while_for(&mut guard, |()| self.state() == state, timeout);
         self.state()
     }
 
@@ -363,7 +374,10 @@ impl Drop for SessionHandle {
     fn drop(&mut self) {
         if !self.shared.state().is_final() {
             let (session, attachment) = (self.shared.id, self.shared.attachment);
-            self.node.abandon(Abandoned { session, attachment });
+            self.node.abandon(Abandoned {
+                session,
+                attachment,
+            });
         }
     }
 }

@@ -48,7 +48,10 @@ pub enum SessionState {
 impl SessionState {
     /// Whether the handle is of no use any more.
     pub fn is_final(self) -> bool {
-        matches!(self, SessionState::Lost | SessionState::Moved | SessionState::Closed)
+        matches!(
+            self,
+            SessionState::Lost | SessionState::Moved | SessionState::Closed
+        )
     }
 }
 
@@ -213,14 +216,25 @@ impl WatchTable {
     }
 
     /// Sets a watch for changes after `read`. Set twice it is one watch.
-    pub(crate) fn add(&mut self, queue: &WatchQueue, path: &ZnodePath, kind: WatchKind, read: Zxid) {
+    pub(crate) fn add(
+        &mut self,
+        queue: &WatchQueue,
+        path: &ZnodePath,
+        kind: WatchKind,
+        read: Zxid,
+    ) {
         if !self.queues.contains_key(&queue.id) {
             return;
         }
         let path = path.shared().clone();
         let watches = &mut self.paths.entry(path.clone()).or_default().watches;
         if watches.insert((queue.id, kind), read).is_none() {
-            *self.by_watcher.entry(queue.id).or_default().entry(path).or_default() += 1;
+            *self
+                .by_watcher
+                .entry(queue.id)
+                .or_default()
+                .entry(path)
+                .or_default() += 1;
             self.count += 1;
             self.recursive += usize::from(kind == WatchKind::PersistentRecursive);
         }
@@ -329,7 +343,11 @@ impl WatchTable {
             if concerns(watch, kind) && change.zxid > read {
                 if !told.contains(&watcher) {
                     told.push(watcher);
-                    let event = WatchEvent { kind, path: change.path.clone(), zxid: change.zxid };
+                    let event = WatchEvent {
+                        kind,
+                        path: change.path.clone(),
+                        zxid: change.zxid,
+                    };
                     self.queues[&watcher].push(Event::Changed(event), change.zxid);
                 }
                 if matches!(watch, WatchKind::Data | WatchKind::Children) {
@@ -390,7 +408,10 @@ fn concerns(watch: WatchKind, kind: EventKind) -> bool {
     match watch {
         WatchKind::Data => kind != EventKind::NodeChildrenChanged,
         WatchKind::Children => {
-            matches!(kind, EventKind::NodeChildrenChanged | EventKind::NodeDeleted)
+            matches!(
+                kind,
+                EventKind::NodeChildrenChanged | EventKind::NodeDeleted
+            )
         }
         WatchKind::Persistent => true,
         WatchKind::PersistentRecursive => kind != EventKind::NodeChildrenChanged,
@@ -406,7 +427,11 @@ mod tests {
     }
 
     fn change(zxid: u64, kind: EventKind, path: &str) -> Change {
-        Change { zxid: Zxid(zxid), kind, path: znode(path) }
+        Change {
+            zxid: Zxid(zxid),
+            kind,
+            path: znode(path),
+        }
     }
 
     fn heard(queue: &WatchQueue) -> Vec<String> {
@@ -474,16 +499,28 @@ mod tests {
         let plain = table.add_watcher(8);
         let recursive = table.add_watcher(8);
         table.add(&plain, &znode("/p"), WatchKind::Persistent, Zxid(1));
-        table.add(&recursive, &znode("/p"), WatchKind::PersistentRecursive, Zxid(1));
+        table.add(
+            &recursive,
+            &znode("/p"),
+            WatchKind::PersistentRecursive,
+            Zxid(1),
+        );
         table.fire(&[
             change(2, EventKind::NodeCreated, "/p/c"),
             change(3, EventKind::NodeCreated, "/p/c/d"),
             change(4, EventKind::NodeDataChanged, "/p"),
         ]);
-        assert_eq!(heard(&plain), ["NodeChildrenChanged /p @2", "NodeDataChanged /p @4"]);
+        assert_eq!(
+            heard(&plain),
+            ["NodeChildrenChanged /p @2", "NodeDataChanged /p @4"]
+        );
         assert_eq!(
             heard(&recursive),
-            ["NodeCreated /p/c @2", "NodeCreated /p/c/d @3", "NodeDataChanged /p @4"]
+            [
+                "NodeCreated /p/c @2",
+                "NodeCreated /p/c/d @3",
+                "NodeDataChanged /p @4"
+            ]
         );
     }
 
@@ -492,10 +529,14 @@ mod tests {
         let mut table = WatchTable::default();
         let queue = table.add_watcher(2);
         table.add(&queue, &znode("/a"), WatchKind::Persistent, Zxid(1));
-        let changes: Vec<_> =
-            (2..=6).map(|zxid| change(zxid, EventKind::NodeDataChanged, "/a")).collect();
+        let changes: Vec<_> = (2..=6)
+            .map(|zxid| change(zxid, EventKind::NodeDataChanged, "/a"))
+            .collect();
         table.fire(&changes);
-        assert_eq!(heard(&queue), ["NodeDataChanged /a @2", "NodeDataChanged /a @3"]);
+        assert_eq!(
+            heard(&queue),
+            ["NodeDataChanged /a @2", "NodeDataChanged /a @3"]
+        );
         table.report_missed();
         assert_eq!(heard(&queue), ["missed from 4"]);
         table.fire(&[change(7, EventKind::NodeDataChanged, "/a")]);
@@ -534,7 +575,12 @@ mod tests {
         let mut table = WatchTable::default();
         let queue = table.add_watcher(8);
         table.add(&queue, &znode("/a"), WatchKind::Data, Zxid(1));
-        table.add(&queue, &znode("/b"), WatchKind::PersistentRecursive, Zxid(1));
+        table.add(
+            &queue,
+            &znode("/b"),
+            WatchKind::PersistentRecursive,
+            Zxid(1),
+        );
         table.remove_watcher(&queue);
         assert_eq!((table.len(), table.recursive, table.paths.len()), (0, 0, 0));
         table.fire(&[change(2, EventKind::NodeDataChanged, "/a")]);

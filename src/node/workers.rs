@@ -13,7 +13,9 @@ use crossbeam_channel::{Receiver, Sender};
 use super::Waker;
 use crate::replica::{CHUNK_BYTES, ReceivedSnapshot, SnapshotRead, SnapshotStage, Staged};
 use crate::state::{Frozen, Restore};
-use crate::storage::{SnapshotMeta, SnapshotReader, SnapshotWriter, Storage, StorageError, WriteBatch};
+use crate::storage::{
+    SnapshotMeta, SnapshotReader, SnapshotWriter, Storage, StorageError, WriteBatch,
+};
 
 /// Work for the writer.
 pub(crate) enum WriteJob {
@@ -37,10 +39,23 @@ pub(crate) enum SnapshotJob {
 
 /// What a worker has done.
 pub(crate) enum Done {
-    Persisted { number: u64 },
-    SnapshotTaken { meta: SnapshotMeta, published: bool },
-    SnapshotRead { transfer: u64, offset: u64, piece: Option<(u64, Bytes)> },
-    SnapshotStaged { transfer: u64, offset: u64, outcome: Staged },
+    Persisted {
+        number: u64,
+    },
+    SnapshotTaken {
+        meta: SnapshotMeta,
+        published: bool,
+    },
+    SnapshotRead {
+        transfer: u64,
+        offset: u64,
+        piece: Option<(u64, Bytes)>,
+    },
+    SnapshotStaged {
+        transfer: u64,
+        offset: u64,
+        outcome: Staged,
+    },
     /// The store accepts nothing any more.
     Failed(StorageError),
 }
@@ -59,7 +74,7 @@ pub(crate) struct Reports {
 }
 
 impl Reports {
-    fn report(&self, done: Done) {
+    pub(crate) fn report(&self, done: Done) {
         // A node that is gone needs no report.
         let _ = self.done.send(done);
         self.waker.wake();
@@ -75,7 +90,11 @@ pub(crate) fn run_writer(storage: &Arc<dyn Storage>, jobs: &Receiver<WriteJob>, 
         };
         let done = match first {
             WriteJob::Compact { index } => storage.compact(index).map(|()| None),
-            WriteJob::Write { number, publish, batch } => {
+            WriteJob::Write {
+                number,
+                publish,
+                batch,
+            } => {
                 let (number, batch, next) = gather(number, batch, jobs);
                 waiting = next;
                 write(storage, publish, &batch).map(|()| Some(number))
@@ -89,7 +108,7 @@ pub(crate) fn run_writer(storage: &Arc<dyn Storage>, jobs: &Receiver<WriteJob>, 
     }
 }
 
-fn write(
+pub(crate) fn write(
     storage: &Arc<dyn Storage>,
     publish: Option<Box<dyn SnapshotWriter>>,
     batch: &WriteBatch,
@@ -97,7 +116,11 @@ fn write(
     if let Some(writer) = publish {
         writer.publish()?;
     }
-    if batch.is_empty() { Ok(()) } else { storage.append(batch) }
+    if batch.is_empty() {
+        Ok(())
+    } else {
+        storage.append(batch)
+    }
 }
 
 /// Joins to a batch whatever else is queued and may share its sync. Returns the last number, the
@@ -113,8 +136,16 @@ fn gather(
             break;
         }
         match jobs.try_recv() {
-            Ok(WriteJob::Write { number: next, publish: None, batch: more }) => {
-                bytes += more.entries.iter().map(|entry| entry.data.len()).sum::<usize>();
+            Ok(WriteJob::Write {
+                number: next,
+                publish: None,
+                batch: more,
+            }) => {
+                bytes += more
+                    .entries
+                    .iter()
+                    .map(|entry| entry.data.len())
+                    .sum::<usize>();
                 number = next;
                 join(&mut batch, more);
             }
@@ -128,7 +159,11 @@ fn gather(
 /// Appends `more` to `batch`, overwriting where it goes back (Raft's conflict rule).
 fn join(batch: &mut WriteBatch, more: WriteBatch) {
     if let Some(first) = more.entries.first() {
-        while batch.entries.last().is_some_and(|last| last.index >= first.index) {
+        while batch
+            .entries
+            .last()
+            .is_some_and(|last| last.index >= first.index)
+        {
             batch.entries.pop();
         }
         batch.entries.extend(more.entries);
@@ -167,18 +202,30 @@ struct Staging {
 }
 
 impl Snapshotter {
-    fn run(&mut self, storage: &Arc<dyn Storage>, job: SnapshotJob) -> Option<Done> {
+    pub(crate) fn run(&mut self, storage: &Arc<dyn Storage>, job: SnapshotJob) -> Option<Done> {
         match job {
             SnapshotJob::Take { meta, frozen } => Some(match take(storage, &meta, frozen) {
-                Ok(()) => Done::SnapshotTaken { meta, published: true },
+                Ok(()) => Done::SnapshotTaken {
+                    meta,
+                    published: true,
+                },
                 // What can't be written now may be written later; the log holds everything.
-                Err(StorageError::Refused { .. }) => Done::SnapshotTaken { meta, published: false },
+                Err(StorageError::Refused { .. }) => Done::SnapshotTaken {
+                    meta,
+                    published: false,
+                },
                 Err(error) => Done::Failed(error),
             }),
             SnapshotJob::Read(read) => {
                 let piece = self.read(storage, &read).ok().flatten();
-                let SnapshotRead { transfer, offset, .. } = read;
-                Some(Done::SnapshotRead { transfer, offset, piece })
+                let SnapshotRead {
+                    transfer, offset, ..
+                } = read;
+                Some(Done::SnapshotRead {
+                    transfer,
+                    offset,
+                    piece,
+                })
             }
             SnapshotJob::EndRead { transfer } => {
                 self.readers.remove(&transfer);
@@ -195,7 +242,11 @@ impl Snapshotter {
                         Staged::Failed
                     }
                 };
-                Some(Done::SnapshotStaged { transfer, offset, outcome })
+                Some(Done::SnapshotStaged {
+                    transfer,
+                    offset,
+                    outcome,
+                })
             }
         }
     }
@@ -211,7 +262,10 @@ impl Snapshotter {
             };
             self.readers.insert(read.transfer, reader);
         }
-        let reader = self.readers.get_mut(&read.transfer).expect("it was just made");
+        let reader = self
+            .readers
+            .get_mut(&read.transfer)
+            .expect("it was just made");
         let found = reader.meta();
         if (found.index, found.term) != (read.meta.index, read.meta.term) {
             // A newer one was published since: the core has to start over with that.
@@ -236,19 +290,36 @@ impl Snapshotter {
                 restore: Restore::default(),
             });
         }
-        let staging = self.staging.as_mut().filter(|s| s.transfer == stage.transfer).ok_or(())?;
+        let staging = self
+            .staging
+            .as_mut()
+            .filter(|s| s.transfer == stage.transfer)
+            .ok_or(())?;
         staging.writer.write(&stage.data).map_err(drop)?;
         staging.restore.feed(&stage.data).map_err(drop)?;
         if !stage.last {
             return Ok(None);
         }
-        let Staging { meta, writer, restore, .. } = self.staging.take().ok_or(())?;
+        let Staging {
+            meta,
+            writer,
+            restore,
+            ..
+        } = self.staging.take().ok_or(())?;
         let state = restore.finish().map_err(drop)?;
-        Ok(Some(ReceivedSnapshot { meta, state, writer }))
+        Ok(Some(ReceivedSnapshot {
+            meta,
+            state,
+            writer,
+        }))
     }
 }
 
-fn take(storage: &Arc<dyn Storage>, meta: &SnapshotMeta, frozen: Frozen) -> Result<(), StorageError> {
+fn take(
+    storage: &Arc<dyn Storage>,
+    meta: &SnapshotMeta,
+    frozen: Frozen,
+) -> Result<(), StorageError> {
     let mut writer = storage.snapshot_writer(meta)?;
     for chunk in frozen.chunks() {
         writer.write(&chunk)?;
@@ -264,9 +335,18 @@ mod tests {
     fn batch(indexes: std::ops::RangeInclusive<u64>, term: u64) -> WriteBatch {
         WriteBatch {
             entries: indexes
-                .map(|index| LogEntry { index, term, kind: EntryKind::Command, data: Bytes::new() })
+                .map(|index| LogEntry {
+                    index,
+                    term,
+                    kind: EntryKind::Command,
+                    data: Bytes::new(),
+                })
                 .collect(),
-            hard_state: Some(HardState { term, vote: None, commit: 0 }),
+            hard_state: Some(HardState {
+                term,
+                vote: None,
+                commit: 0,
+            }),
         }
     }
 
@@ -285,7 +365,13 @@ mod tests {
         let (sender, jobs) = crossbeam_channel::unbounded();
         for number in 2..=4 {
             let batch = batch(number..=number, 1);
-            sender.send(WriteJob::Write { number, publish: None, batch }).unwrap();
+            sender
+                .send(WriteJob::Write {
+                    number,
+                    publish: None,
+                    batch,
+                })
+                .unwrap();
         }
         sender.send(WriteJob::Compact { index: 1 }).unwrap();
         let (number, joined, other) = gather(1, batch(1..=1, 1), &jobs);

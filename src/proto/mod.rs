@@ -9,7 +9,15 @@ pub(crate) use codec::{
 };
 
 /// What the generator made of the `.proto` files in this folder.
-#[allow(missing_docs, unreachable_pub, clippy::all, rust_2018_idioms)]
+#[allow(
+    missing_docs,
+    unreachable_pub,
+    clippy::all,
+    mismatched_lifetime_syntaxes,
+    renamed_and_removed_lints,
+    unused,
+    rust_2018_idioms
+)]
 pub(crate) mod generated {
     include!(concat!(env!("OUT_DIR"), "/mod.rs"));
 }

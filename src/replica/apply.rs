@@ -42,7 +42,9 @@ impl Replica {
         let (time_ms, records) = proto::decode_batch(&entry.data)?;
         for record in records {
             let request = proto::decode_request(&record)?;
-            let applied = self.state.apply(time_ms, &request, &mut self.effects.changes);
+            let applied = self
+                .state
+                .apply(time_ms, &request, &mut self.effects.changes);
             self.settle(request, applied);
         }
         Ok(())
@@ -53,24 +55,32 @@ impl Replica {
         match request.op {
             Op::OpenSession { .. } | Op::AttachSession { .. } => {
                 let (password, owner, nonce) = match request.op {
-                    Op::OpenSession { password, owner, .. } => (password, owner, None),
-                    Op::AttachSession { password, owner, nonce, .. } => {
-                        (password, owner, Some(nonce))
-                    }
+                    Op::OpenSession {
+                        password, owner, ..
+                    } => (password, owner, None),
+                    Op::AttachSession {
+                        password,
+                        owner,
+                        nonce,
+                        ..
+                    } => (password, owner, Some(nonce)),
                     _ => unreachable!("it is one of the two"),
                 };
                 if owner == self.options.id {
                     self.settle_opening(password, nonce, &applied);
                 }
-                if let Applied::Now { outcome: Ok(OpResult::Session { id, .. }), .. } = applied {
+                if let Applied::Now {
+                    outcome: Ok(OpResult::Session { id, .. }),
+                    ..
+                } = applied
+                {
                     self.notice_session(id);
                 }
             }
             Op::ExpireSession { session } => self.notice_session(session),
             op => {
                 let id = request.session;
-                let closed =
-                    matches!((&op, &applied), (Op::CloseSession, Applied::Now { .. }));
+                let closed = matches!((&op, &applied), (Op::CloseSession, Applied::Now { .. }));
                 self.settle_write(id, request.attachment, request.sequence, applied);
                 if closed {
                     self.track_session(id);
@@ -120,11 +130,17 @@ impl Replica {
             return;
         };
         match outcome {
-            Ok(OpResult::Session { id, attachment, sequence, timeout_ms }) => {
+            Ok(OpResult::Session {
+                id,
+                attachment,
+                sequence,
+                timeout_ms,
+            }) => {
                 let timeout = Duration::from_millis(timeout_ms.into());
                 let now = self.now.monotonic;
                 let orphans =
-                    self.origin.attach(id, attachment, sequence, timeout, opening.asked_at, now);
+                    self.origin
+                        .attach(id, attachment, sequence, timeout, opening.asked_at, now);
                 self.plan_touch(opening.asked_at);
                 for ticket in orphans {
                     let moved = Error::SessionMoved { session: id };
@@ -132,7 +148,12 @@ impl Replica {
                 }
                 let session = self.origin.session(id).expect("it was just attached");
                 let certain_until = session.certain_until;
-                let answer = Answer::Session { id, attachment, timeout_ms, certain_until };
+                let answer = Answer::Session {
+                    id,
+                    attachment,
+                    timeout_ms,
+                    certain_until,
+                };
                 self.answer(opening.ticket, answer);
             }
             Ok(_) => unreachable!("a session's opening gives a session"),
@@ -189,8 +210,15 @@ impl Replica {
                 let settled = session.answer(sequence, zxid, outcome, now);
                 let (answer, reads) = settled.expect("it is the oldest");
                 self.effects.answers.push(answer);
+                // The session's next write is in there as well: what these reads were to see, between
+                // the two, is gone.
+                let overtaken = self.state.kept(id, sequence + 1).is_some();
                 for read in reads {
-                    self.answer_read(id, read);
+                    if overtaken {
+                        self.answer(read.ticket, Answer::Failed(Error::Skipped));
+                    } else {
+                        self.answer_read(id, read);
+                    }
                 }
             }
         }

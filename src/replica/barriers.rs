@@ -135,7 +135,11 @@ impl OriginBarriers {
     pub(super) fn take_session(&mut self, session: SessionId) -> Vec<Waiter> {
         let mut taken = Vec::new();
         let lists = std::iter::once(&mut self.queued)
-            .chain(self.in_flight.values_mut().map(|flight| &mut flight.waiters))
+            .chain(
+                self.in_flight
+                    .values_mut()
+                    .map(|flight| &mut flight.waiters),
+            )
             .chain(self.awaiting_apply.values_mut());
         for list in lists {
             taken.extend(list.extract_if(.., |waiter| waiter.session == session));

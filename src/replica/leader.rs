@@ -167,7 +167,10 @@ impl Replica {
             return;
         }
         let now = self.now.monotonic;
-        let overdue = self.leadership.tracker.overdue(now, self.options.election_timeout);
+        let overdue = self
+            .leadership
+            .tracker
+            .overdue(now, self.options.election_timeout);
         if !overdue.is_empty() && !self.leadership.barriers.expiry_under_way() {
             self.leadership.barriers.push(Asker::Expiry);
         }
@@ -181,14 +184,20 @@ impl Replica {
     fn expire_overdue(&mut self) {
         let now = self.now.monotonic;
         let retry_at = now + self.options.election_timeout;
-        for session in self.leadership.tracker.overdue(now, self.options.election_timeout) {
+        for session in self
+            .leadership
+            .tracker
+            .overdue(now, self.options.election_timeout)
+        {
             self.leadership.tracker.postpone(session, retry_at);
             self.push_internal(&Op::ExpireSession { session });
         }
     }
 
     fn reap(&mut self) {
-        let due = self.state.due_for_reaping(self.now.wall_ms, self.options.reap_max);
+        let due = self
+            .state
+            .due_for_reaping(self.now.wall_ms, self.options.reap_max);
         for (path, czxid) in due {
             let path = path.as_str().to_string();
             self.push_internal(&Op::Reap { path, czxid });
@@ -210,7 +219,9 @@ impl Replica {
         match self.state.session(id) {
             Some(session) => {
                 let timeout = Duration::from_millis(session.timeout_ms.into());
-                self.leadership.tracker.insert(id, timeout, self.now.monotonic);
+                self.leadership
+                    .tracker
+                    .insert(id, timeout, self.now.monotonic);
             }
             None => self.leadership.tracker.remove(id),
         }

@@ -84,11 +84,14 @@ impl Replica {
         let change = self.origin.session_mut(id).map(|session| {
             let until = sent_at + certain_span(session.timeout);
             session.certain_until = session.certain_until.max(until);
+            session.lost_at = session.certain_until;
             session.suspended = false;
             SessionChange {
                 session: id,
                 attachment: session.attachment,
-                event: SessionEvent::Certain { until: session.certain_until },
+                event: SessionEvent::Certain {
+                    until: session.certain_until,
+                },
             }
         });
         self.effects.sessions.extend(change);
@@ -97,9 +100,16 @@ impl Replica {
     /// Lets the reads go whose barrier is confirmed and applied.
     pub(super) fn pass_barriers(&mut self) {
         for waiter in self.barriers.take_applied(self.applied_index) {
-            let read = super::DeferredRead { ticket: waiter.ticket, read: waiter.read };
+            let read = super::DeferredRead {
+                ticket: waiter.ticket,
+                read: waiter.read,
+            };
             let session = waiter.session;
-            match self.origin.session_mut(session).map(|local| local.defer(read)) {
+            match self
+                .origin
+                .session_mut(session)
+                .map(|local| local.defer(read))
+            {
                 // It waits for its session's own writes, which it must see.
                 Some(Ok(())) => {}
                 Some(Err(read)) => self.answer_read(session, read),
@@ -119,12 +129,13 @@ impl Replica {
         let leaderless = self.status.leader.is_none();
         let mut lost = Vec::new();
         for (id, session) in self.origin.iter_mut() {
-            if now >= session.certain_until {
+            if now >= session.lost_at {
                 lost.push(id);
                 continue;
             }
             // A session younger than our patience was certain when it was opened.
-            let young = session.certain_until >= now + certain_span(session.timeout).saturating_sub(patience);
+            let young = session.certain_until
+                >= now + certain_span(session.timeout).saturating_sub(patience);
             if !session.suspended && (leaderless || (silent && !young)) {
                 session.suspended = true;
                 self.effects.sessions.push(SessionChange {
@@ -155,7 +166,11 @@ impl Replica {
             _ => Error::SessionExpired { session: id },
         };
         for (ticket, maybe_happened) in local.into_ends() {
-            let error = if maybe_happened { maybe.clone() } else { gone.clone() };
+            let error = if maybe_happened {
+                maybe.clone()
+            } else {
+                gone.clone()
+            };
             self.answer(ticket, Answer::Failed(error));
         }
         for waiter in self.barriers.take_session(id) {

@@ -175,12 +175,14 @@ fn meta_record(meta: &SnapshotMeta) -> records::SnapshotMetaRecord {
 }
 
 fn meta(record: records::SnapshotMetaRecord) -> Result<SnapshotMeta, RecordError> {
-    let nodes = |numbers: Vec<u64>| numbers.into_iter().map(proto::node).collect();
+    let nodes = |numbers: Vec<u64>| -> Result<Vec<NodeId>, RecordError> {
+        numbers.into_iter().map(proto::node).collect()
+    };
     Ok(SnapshotMeta {
         index: record.index,
         term: record.term,
         configuration: Configuration {
-            voters: Result::<_, RecordError>::from(nodes(record.voters))?,
+            voters: nodes(record.voters)?,
             voters_outgoing: nodes(record.voters_outgoing)?,
             learners: nodes(record.learners)?,
             learners_next: nodes(record.learners_next)?,
@@ -265,7 +267,10 @@ mod tests {
             other => panic!("{other:?}"),
         };
         let good = PeerMessage::SnapshotChunk(chunk.clone()).encode();
-        let at = good.windows(4).position(|window| window == b"data").unwrap();
+        let at = good
+            .windows(4)
+            .position(|window| window == b"data")
+            .unwrap();
         let mut damaged = good.to_vec();
         damaged[at] ^= 1;
         let error = PeerMessage::decode(&Bytes::from(damaged)).unwrap_err();

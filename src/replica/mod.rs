@@ -344,7 +344,11 @@ impl Replica {
                 timeout_ms,
             } => {
                 let owner = self.options.id;
-                let op = Op::OpenSession { password, timeout_ms, owner };
+                let op = Op::OpenSession {
+                    password,
+                    timeout_ms,
+                    owner,
+                };
                 self.open(ticket, SessionId::NONE, (password, None), &op);
             }
             Input::Attach {
@@ -355,7 +359,12 @@ impl Replica {
                 nonce,
             } => {
                 let owner = self.options.id;
-                let op = Op::AttachSession { password, timeout_ms, owner, nonce };
+                let op = Op::AttachSession {
+                    password,
+                    timeout_ms,
+                    owner,
+                    nonce,
+                };
                 self.open(ticket, session, (password, Some(nonce)), &op);
             }
             Input::Write {
@@ -374,13 +383,28 @@ impl Replica {
                 session,
                 attachment,
                 read,
-            } => self.read(session, attachment, DeferredRead { ticket, read: Some(read) }),
+            } => self.read(
+                session,
+                attachment,
+                DeferredRead {
+                    ticket,
+                    read: Some(read),
+                },
+            ),
             Input::Barrier {
                 ticket,
                 session,
                 attachment,
                 read,
-            } => self.barrier(session, attachment, Waiter { ticket, session, read }),
+            } => self.barrier(
+                session,
+                attachment,
+                Waiter {
+                    ticket,
+                    session,
+                    read,
+                },
+            ),
             Input::ChangeMembership { ticket, changes } => {
                 let result = self.core.change_membership(&changes);
                 self.answer_proposal(ticket, result);
@@ -474,7 +498,11 @@ impl Replica {
     /// The node stops: every call that still waits gets its answer.
     pub(crate) fn stop(&mut self, reason: &str) -> Effects {
         self.failed = true;
-        let stopped = || Answer::Failed(Error::Stopped { reason: reason.to_string() });
+        let stopped = || {
+            Answer::Failed(Error::Stopped {
+                reason: reason.to_string(),
+            })
+        };
         let (sessions, openings) = self.origin.take_all();
         for (session, local) in sessions {
             self.effects.sessions.push(SessionChange {
@@ -484,7 +512,9 @@ impl Replica {
             });
             for (ticket, maybe_happened) in local.into_ends() {
                 let answer = if maybe_happened {
-                    Answer::Failed(Error::OutcomeUnknown { reason: "the node stopped" })
+                    Answer::Failed(Error::OutcomeUnknown {
+                        reason: "the node stopped",
+                    })
                 } else {
                     stopped()
                 };
@@ -565,7 +595,10 @@ impl Replica {
         let limit = self.options.barriers_max;
         if self.barriers.len() >= limit {
             let queue = "read barriers";
-            return self.answer(waiter.ticket, Answer::Failed(Error::Overloaded { queue, limit }));
+            return self.answer(
+                waiter.ticket,
+                Answer::Failed(Error::Overloaded { queue, limit }),
+            );
         }
         self.barriers.push(waiter);
     }
@@ -596,7 +629,9 @@ impl Replica {
             Err(ProposeError::MembershipChangeInProgress) => {
                 Answer::Failed(Error::ReconfigInProgress)
             }
-            Err(error) => Answer::Failed(Error::BadArguments { reason: error.to_string() }),
+            Err(error) => Answer::Failed(Error::BadArguments {
+                reason: error.to_string(),
+            }),
         };
         self.answer(ticket, answer);
     }

@@ -77,7 +77,8 @@ impl Replica {
 
     fn read_on(&mut self) {
         let reads = self.snapshots.outbox.reads();
-        self.outputs.extend(reads.into_iter().map(Output::ReadSnapshot));
+        self.outputs
+            .extend(reads.into_iter().map(Output::ReadSnapshot));
     }
 
     pub(super) fn on_snapshot_read(
@@ -92,7 +93,11 @@ impl Replica {
             }
             return;
         };
-        if let Some((to, chunk)) = self.snapshots.outbox.chunk(transfer, offset, total_bytes, data) {
+        if let Some((to, chunk)) = self
+            .snapshots
+            .outbox
+            .chunk(transfer, offset, total_bytes, data)
+        {
             self.send(to, PeerMessage::SnapshotChunk(chunk));
         }
     }
@@ -106,7 +111,11 @@ impl Replica {
     }
 
     fn end_transfer(&mut self, ended: Ended) {
-        let Ended { transfer, to, arrived } = ended;
+        let Ended {
+            transfer,
+            to,
+            arrived,
+        } = ended;
         self.outputs.push_back(Output::EndRead { transfer });
         self.core.snapshot_sent(to, arrived);
         self.pump();
@@ -145,7 +154,11 @@ impl Replica {
             Staged::Failed => {
                 if let Some((to, _)) = self.snapshots.inbox.finish(transfer) {
                     let state = TransferState::Refused;
-                    let ack = SnapshotAck { transfer, offset, state };
+                    let ack = SnapshotAck {
+                        transfer,
+                        offset,
+                        state,
+                    };
                     self.send(to, PeerMessage::SnapshotAck(ack));
                 }
             }
@@ -154,7 +167,11 @@ impl Replica {
                     return;
                 };
                 let state = TransferState::Complete;
-                let ack = SnapshotAck { transfer, offset, state };
+                let ack = SnapshotAck {
+                    transfer,
+                    offset,
+                    state,
+                };
                 self.send(from, PeerMessage::SnapshotAck(ack));
                 self.snapshots.received = Some(received);
                 self.step(from, &message);

@@ -96,7 +96,10 @@ mod tests {
 
     fn tracker() -> SessionTracker {
         let mut tracker = SessionTracker::default();
-        tracker.restart([(SessionId(1), MS * 100), (SessionId(2), MS * 200)].into_iter(), MS * 0);
+        tracker.restart(
+            [(SessionId(1), MS * 100), (SessionId(2), MS * 200)].into_iter(),
+            MS * 0,
+        );
         tracker
     }
 

@@ -137,7 +137,11 @@ impl Outbox {
                 offset,
                 total_bytes,
                 data,
-                message: if last { outgoing.message.clone() } else { Bytes::new() },
+                message: if last {
+                    outgoing.message.clone()
+                } else {
+                    Bytes::new()
+                },
             },
         ))
     }
@@ -145,11 +149,20 @@ impl Outbox {
     /// The storage couldn't read a piece: the transfer is given up.
     pub(super) fn fail(&mut self, transfer: u64) -> Option<Ended> {
         let outgoing = self.transfers.remove(&transfer)?;
-        Some(Ended { transfer, to: outgoing.to, arrived: false })
+        Some(Ended {
+            transfer,
+            to: outgoing.to,
+            arrived: false,
+        })
     }
 
     /// The receiver says how far it is. Where it is behind what was sent, the rest goes again.
-    pub(super) fn acknowledge(&mut self, from: NodeId, ack: SnapshotAck, now: Duration) -> Option<Ended> {
+    pub(super) fn acknowledge(
+        &mut self,
+        from: NodeId,
+        ack: SnapshotAck,
+        now: Duration,
+    ) -> Option<Ended> {
         let outgoing = self.transfers.get_mut(&ack.transfer)?;
         if outgoing.to != from {
             return None;
@@ -181,7 +194,11 @@ impl Outbox {
         let mut ended = Vec::new();
         self.transfers.retain(|transfer, outgoing| {
             if now.saturating_sub(outgoing.alive_at) > give_up {
-                ended.push(Ended { transfer: *transfer, to: outgoing.to, arrived: false });
+                ended.push(Ended {
+                    transfer: *transfer,
+                    to: outgoing.to,
+                    arrived: false,
+                });
                 return false;
             }
             if now.saturating_sub(outgoing.progress_at) > retry {
@@ -290,7 +307,14 @@ impl Inbox {
     pub(super) fn staged(&self, transfer: u64, offset: u64) -> Option<(NodeId, SnapshotAck)> {
         let incoming = self.incoming.as_ref().filter(|i| i.transfer == transfer)?;
         let state = TransferState::Underway;
-        Some((incoming.from, SnapshotAck { transfer, offset, state }))
+        Some((
+            incoming.from,
+            SnapshotAck {
+                transfer,
+                offset,
+                state,
+            },
+        ))
     }
 
     /// The transfer is over, one way or the other: whom to tell, and on success the message that goes
@@ -315,7 +339,11 @@ mod tests {
     fn send() -> SnapshotSend {
         SnapshotSend {
             to: node(2),
-            meta: SnapshotMeta { index: 7, term: 1, ..Default::default() },
+            meta: SnapshotMeta {
+                index: 7,
+                term: 1,
+                ..Default::default()
+            },
             message: Bytes::from_static(b"raft"),
         }
     }
@@ -334,7 +362,9 @@ mod tests {
             for read in outbox.reads() {
                 let end = (read.offset as usize + CHUNK_BYTES).min(bytes.len());
                 let data = bytes.slice(read.offset as usize..end);
-                let (_, chunk) = outbox.chunk(transfer, read.offset, bytes.len() as u64, data).unwrap();
+                let (_, chunk) = outbox
+                    .chunk(transfer, read.offset, bytes.len() as u64, data)
+                    .unwrap();
                 sent += 1;
                 if sent % lose == 0 {
                     continue;
@@ -346,7 +376,11 @@ mod tests {
                         if stage.last {
                             message = inbox.finish(transfer).unwrap().1;
                             let state = TransferState::Complete;
-                            SnapshotAck { transfer, offset: staged.len() as u64, state }
+                            SnapshotAck {
+                                transfer,
+                                offset: staged.len() as u64,
+                                state,
+                            }
                         } else {
                             inbox.staged(transfer, staged.len() as u64).unwrap().1
                         }
@@ -362,7 +396,14 @@ mod tests {
             }
             assert!(outbox.tick(now, MS * 50, MS * 5_000).is_empty());
         }
-        assert_eq!(ended, Some(Ended { transfer, to: node(2), arrived: true }));
+        assert_eq!(
+            ended,
+            Some(Ended {
+                transfer,
+                to: node(2),
+                arrived: true
+            })
+        );
         (staged, message)
     }
 
@@ -371,7 +412,10 @@ mod tests {
         let bytes: Bytes = (0..CHUNK_BYTES * 20 + 17).map(|i| i as u8).collect();
         for lose in [usize::MAX, 7, 3] {
             let (arrived, message) = carry(&bytes, lose);
-            assert!(arrived == bytes, "differs when every {lose}th piece is lost");
+            assert!(
+                arrived == bytes,
+                "differs when every {lose}th piece is lost"
+            );
             assert_eq!(&message[..], b"raft");
         }
     }
@@ -380,7 +424,9 @@ mod tests {
     fn an_end_without_its_beginning_starts_over() {
         let mut outbox = Outbox::new(1);
         let (transfer, _) = outbox.begin(send(), MS * 0);
-        let (_, chunk) = outbox.chunk(transfer, 100, 200, Bytes::from(vec![0; 100])).unwrap();
+        let (_, chunk) = outbox
+            .chunk(transfer, 100, 200, Bytes::from(vec![0; 100]))
+            .unwrap();
         let ack = Inbox::default().chunk(node(1), chunk).unwrap_err();
         let ended = outbox.acknowledge(node(2), ack, MS).unwrap();
         assert!(!ended.arrived);

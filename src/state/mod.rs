@@ -14,11 +14,16 @@ mod authorize;
 mod create;
 mod delete;
 mod genesis;
+mod invariants;
+#[cfg(test)]
+mod model;
 mod multi;
 mod quota;
 mod read;
 mod reader;
 mod reap;
+#[cfg(test)]
+mod scripts;
 mod sessions;
 mod set;
 mod settings;
@@ -41,9 +46,9 @@ pub use tree::ChildNames;
 
 pub(crate) use read::{ReadResult, Source};
 pub(crate) use reader::Reader;
-pub(crate) use sessions::{FIRST_ATTACHMENT, PublishedSession, Session};
+pub(crate) use sessions::Session;
 pub(crate) use settings::Settings;
-pub(crate) use snapshot::{Chunks, Frozen, Restore, RestoreError, RestoreLimits, RestoredState};
+pub(crate) use snapshot::{Frozen, Restore, RestoredState};
 
 use reader::{Facts, Published};
 use sessions::Sessions;
@@ -142,6 +147,12 @@ impl State {
 
     /// Shows all writes so far to the readers, at once.
     pub(crate) fn publish(&mut self) {
+        self.announce();
+        self.znodes.tree.publish(self.zxid);
+    }
+
+    /// Gives the readers what they need for the view that the tree is about to show.
+    fn announce(&mut self) {
         let current = Arc::new(self.current_facts());
         let previous = std::mem::replace(&mut self.facts, current.clone());
         self.cell.store(Arc::new(Published {
@@ -150,7 +161,6 @@ impl State {
             current,
             previous,
         }));
-        self.znodes.tree.publish(self.zxid);
     }
 
     fn current_facts(&mut self) -> Facts {

@@ -29,7 +29,7 @@ impl<'a> QuotaZnode<'a> {
     /// What the znode at `znode_path` says; `None` when it has nothing to do with quotas.
     pub(crate) fn at(znode_path: &'a str) -> Option<QuotaZnode<'a>> {
         let below = znode_path.strip_prefix(QUOTA_ROOT)?;
-        let quota_path = path::parent(below)?;
+        let quota_path = path::parent(below).filter(|_| below.starts_with('/'))?;
         if quota_path == "/" || is_at_or_below(quota_path, "/zookeeper") {
             return None;
         }
@@ -60,13 +60,6 @@ impl Usage {
         Usage {
             count: self.count + other.count,
             bytes: self.bytes + other.bytes,
-        }
-    }
-
-    pub(crate) fn negated(self) -> Usage {
-        Usage {
-            count: -self.count,
-            bytes: -self.bytes,
         }
     }
 

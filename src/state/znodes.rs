@@ -4,6 +4,7 @@
 //! of which keeps the side tables true to the tree, and the transaction that takes them back. What may
 //! be done and in which order that is asked is the business of the operations' own files.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use imbl::OrdSet;
@@ -411,23 +412,37 @@ impl Znodes {
         }
     }
 
+    /// Every quota's limits, as the tree has them, sorted by path.
+    pub(crate) fn limits(&self) -> BTreeMap<String, Limits> {
+        let limits = |znode: Arc<Znode>| match QuotaZnode::at(znode.path.as_str())? {
+            QuotaZnode::Limits(quota_path) => {
+                Some((quota_path.to_string(), Limits::parse(&znode.data)))
+            }
+            QuotaZnode::Stats(_) => None,
+        };
+        self.tree
+            .walk(quota::QUOTA_ROOT)
+            .filter_map(limits)
+            .collect()
+    }
+
+    /// Whether the usage of a quota's path is shown as it is, if it is shown.
+    pub(crate) fn shows_usage(&self, quota_path: &str, usage: Usage) -> bool {
+        let stats = self.tree.get(&quota::stats_path(quota_path));
+        stats.is_none_or(|stats| *stats.data == *usage.to_stats().as_bytes())
+    }
+
     /// Builds the tables that follow from the tree alone, after it was loaded as a whole. `reapable` are
     /// its containers and TTL znodes.
     pub(crate) fn rebuild_indexes(&mut self, reapable: &[ZnodePath]) {
         for path in reapable {
-            let due = self.tree.get(path.as_str()).and_then(|znode| Due::of(&znode));
+            let due = self
+                .tree
+                .get(path.as_str())
+                .and_then(|znode| Due::of(&znode));
             self.reapable.change(path, None, due);
         }
-        let limits: Vec<_> = self
-            .tree
-            .walk(quota::QUOTA_ROOT)
-            .filter_map(|znode| match QuotaZnode::at(znode.path.as_str())? {
-                QuotaZnode::Limits(quota_path) => {
-                    Some((quota_path.to_string(), Limits::parse(&znode.data)))
-                }
-                QuotaZnode::Stats(_) => None,
-            })
-            .collect();
+        let limits = self.limits();
         for (quota_path, limits) in limits {
             let usage = self.usage_of(&quota_path);
             self.quotas

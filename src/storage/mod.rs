@@ -129,7 +129,8 @@ pub struct Identity {
 pub struct Recovered {
     /// Whose it is; `None`: nobody has bootstrapped it yet, and it holds nothing.
     pub identity: Option<Identity>,
-    /// The last hard state made durable.
+    /// The last hard state made durable. Its `commit` may lag behind the snapshot, after one was
+    /// installed, and be ahead of `last_index`: it is what was appended, unchanged.
     pub hard_state: HardState,
     /// The last snapshot published.
     pub snapshot: Option<SnapshotMeta>,
@@ -320,7 +321,9 @@ pub trait SnapshotReader: Send {
 /// - One thread at a time writes (`append`, `publish`, `compact`, `bootstrap`); any thread reads.
 /// - Entries of a batch are consecutive, begin at or before `last_index + 1` and after
 ///   `first_index - 1`; terms never decrease.
-/// - `compact(index)` is at or before the published snapshot's index.
+/// - A hard state's term never goes back, and a vote cast in a term never changes.
+/// - `compact(index)` is at or before the published snapshot's index and the last entry held.
+/// - A batch has at most 64 MiB of data and 1,048,576 entries.
 ///
 /// # What you guarantee
 /// - When `append` returns `Ok`, its entries and its hard state are durable, *both or neither*, and
@@ -334,8 +337,9 @@ pub trait SnapshotReader: Send {
 /// After a failed write or sync every later write returns [`StorageError::Stopped`].
 ///
 /// # After a crash
-/// Opening gives back every acknowledged batch; of an unacknowledged one all or nothing. A torn tail
-/// is dropped in silence. Any other damage, and a store that holds less than it acknowledged, is an
+/// Opening gives back every acknowledged batch; of an unacknowledged one all or nothing, and what it
+/// gives back is durable by then. A bootstrap that was not acknowledged may have to be repeated. A
+/// torn tail is dropped in silence. Any other damage, and a store that holds less than it acknowledged, is an
 /// error when it is opened.
 ///
 /// # Threads
@@ -385,7 +389,8 @@ pub trait Storage: Send + Sync + fmt::Debug {
     /// Begins to write a snapshot.
     ///
     /// # Errors
-    /// See the trait's *Errors*.
+    /// See the trait's *Errors*. [`StorageError::Refused`] where a newer one is published already;
+    /// [`SnapshotWriter::publish`] refuses that too, and the store goes on.
     fn snapshot_writer(&self, meta: &SnapshotMeta)
     -> Result<Box<dyn SnapshotWriter>, StorageError>;
 
@@ -396,6 +401,8 @@ pub trait Storage: Send + Sync + fmt::Debug {
     fn snapshot_reader(&self) -> Result<Option<Box<dyn SnapshotReader>>, StorageError>;
 
     /// Forgets all entries up to and including `index`. The term of `index` stays known.
+    ///
+    /// Where that is forgotten already, nothing happens.
     ///
     /// # Errors
     /// [`StorageError::Refused`] where no snapshot covers `index`.

@@ -3,5 +3,10 @@
 //!
 //! Floor 7, feature `testing`. Nothing below knows of it.
 
+#[doc(hidden)]
+pub mod bench;
+#[cfg(test)]
+mod sim;
 pub mod storage_conformance;
 pub mod storage_files;
+pub mod transport_conformance;

@@ -72,6 +72,15 @@ struct NameChange {
     set: Option<(PathBuf, u64)>,
 }
 
+/// What a crash leaves of what was not synced.
+#[derive(Clone, Copy)]
+enum Survival {
+    Nothing,
+    Everything,
+    /// Each piece by itself: whole, torn, or not at all.
+    Parts,
+}
+
 /// A small generator (SplitMix64): a seed gives the same crash everywhere.
 struct Random(u64);
 
@@ -135,7 +144,19 @@ impl FaultyFiles {
     /// The power is gone: what was synced stays, and of the rest what `seed` says.
     pub fn crash(&self, seed: u64) {
         self.kill();
-        self.image.lock().crash(&mut Random(seed));
+        let mut random = Random(seed);
+        let survival = match random.below(6) {
+            0 => Survival::Nothing,
+            1 => Survival::Everything,
+            _ => Survival::Parts,
+        };
+        self.image.lock().crash(&mut random, survival);
+    }
+
+    /// The power is gone, and with it all that was not synced.
+    pub fn crash_losing_all(&self) {
+        self.kill();
+        self.image.lock().crash(&mut Random(0), Survival::Nothing);
     }
 
     /// The paths of all files.
@@ -248,14 +269,12 @@ impl Image {
         allowed
     }
 
-    fn crash(&mut self, random: &mut Random) {
-        // 0: nothing unsynced survives, 1: everything does, otherwise each piece by itself.
-        let mode = random.below(6);
+    fn crash(&mut self, random: &mut Random, survival: Survival) {
         for change in std::mem::take(&mut self.unsynced_names) {
-            let is_kept = match mode {
-                0 => false,
-                1 => true,
-                _ => random.below(2) == 0,
+            let is_kept = match survival {
+                Survival::Nothing => false,
+                Survival::Everything => true,
+                Survival::Parts => random.below(2) == 0,
             };
             if is_kept {
                 make_durable(&mut self.durable_names, &change);
@@ -263,10 +282,10 @@ impl Image {
         }
         for file in self.files.values_mut() {
             for (offset, bytes) in std::mem::take(&mut file.unsynced) {
-                match mode {
-                    0 => {}
-                    1 => overwrite(&mut file.durable, offset, &bytes),
-                    _ => tear(&mut file.durable, offset, &bytes, random),
+                match survival {
+                    Survival::Nothing => {}
+                    Survival::Everything => overwrite(&mut file.durable, offset, &bytes),
+                    Survival::Parts => tear(&mut file.durable, offset, &bytes, random),
                 }
             }
             file.live.clone_from(&file.durable);

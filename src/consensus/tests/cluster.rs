@@ -248,7 +248,7 @@ impl Cluster {
                 node.applied_index + 1,
                 "node {id} was given an entry out of order"
             );
-            let durable = node.store.log().iter().any(|held| *held == entry);
+            let durable = node.store.log().contains(&entry);
             assert!(
                 durable,
                 "node {id} was given entry {} before it was durable",

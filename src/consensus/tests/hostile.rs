@@ -131,6 +131,10 @@ fn only_what_peers_say_to_each_other_is_taken() {
         assert_malformed(&message);
     }
     assert_taken(&message(MsgHeartbeat));
+    assert_malformed(&Message {
+        term: 0,
+        ..message(MsgHeartbeat)
+    });
 }
 
 #[test]
@@ -327,6 +331,12 @@ fn a_vote_that_was_not_asked_for_does_not_make_a_leader() {
         "{refused:?}"
     );
     assert_eq!(cluster.core(1).status().role, Role::Candidate);
+    let of_another_term = granted(MessageType::MsgRequestVoteResponse, 3);
+    let refused = cluster.with_core(1, |core| core.step(node_id(2), &of_another_term));
+    assert!(
+        matches!(refused, Err(StepError::Malformed { .. })),
+        "{refused:?}"
+    );
     // Once its own vote is durable and the question asked, the same answer counts.
     while cluster.persist(1) {}
     cluster

@@ -326,6 +326,7 @@ scripts! {
     election,
     figure8,
     joint_change,
+    joint_leave,
     last_voter_waits,
     learner,
     pipelined_durability,

@@ -365,3 +365,84 @@ fn progress_is_known_to_the_leader_and_sorted() {
     assert_eq!(progress, [(2, 3), (3, 2)]);
     assert_eq!(cluster.core(2).progress(), []);
 }
+
+#[test]
+fn a_snapshot_that_is_installed_counts_as_applied() {
+    // raft-rs reads what isn't applied before an election, and panics where a snapshot has replaced it.
+    let mut cluster = led_by_1(RaftOptions::default());
+    cluster.crash(3);
+    propose(&mut cluster, 3);
+    cluster.snapshot_and_compact(1);
+    let store = cluster.node(3).store.clone();
+    let mut core =
+        RaftCore::new(node_id(3), Arc::new(store.clone()), RaftOptions::default()).unwrap();
+    let mut message = raft::eraftpb::Message {
+        from: 1,
+        to: 3,
+        term: 2,
+        ..Default::default()
+    };
+    message.set_msg_type(raft::eraftpb::MessageType::MsgSnapshot);
+    let metadata = message.mut_snapshot().mut_metadata();
+    (metadata.index, metadata.term) = (5, 2);
+    metadata.mut_conf_state().set_voters(vec![1, 2, 3]);
+    let bytes = protobuf::Message::write_to_bytes(&message).unwrap();
+    while core.ready().is_some() {}
+    core.step(node_id(1), &bytes).unwrap();
+    let ready = core.ready().unwrap();
+    store.publish(&ready.install.unwrap());
+    core.persisted(ready.number);
+    core.campaign();
+    assert_eq!(core.status().role, Role::Candidate);
+}
+
+#[test]
+fn what_replaces_entries_stays_in_memory_when_those_become_durable() {
+    let options = RaftOptions {
+        cache_bytes_max: 0,
+        ..RaftOptions::default()
+    };
+    let mut cluster = led_by_1(options);
+    cluster.node(3).slow_disk = true;
+    // 3 gets entries that nobody else gets, then others in their place; neither is durable.
+    cluster.cut = vec![(1, 2), (2, 1)];
+    propose(&mut cluster, 4);
+    cluster.cut = vec![(1, 3), (3, 1), (1, 2), (2, 1)];
+    cluster.node(3).slow_disk = false;
+    cluster.stabilize();
+    cluster.node(3).slow_disk = true;
+    assert_eq!(cluster.core(3).cached_bytes(), 0);
+    let step = |cluster: &mut Cluster, log_term: u64, index: u64, term: u64| {
+        let mut message = raft::eraftpb::Message {
+            from: 2,
+            to: 3,
+            term,
+            index,
+            log_term,
+            ..Default::default()
+        };
+        message.set_msg_type(raft::eraftpb::MessageType::MsgAppend);
+        let entry = raft::eraftpb::Entry {
+            index: index + 1,
+            term,
+            ..Default::default()
+        };
+        message.set_entries(vec![entry].into());
+        let bytes = protobuf::Message::write_to_bytes(&message).unwrap();
+        cluster
+            .with_core(3, |core| core.step(node_id(2), &bytes))
+            .unwrap();
+    };
+    step(&mut cluster, 2, 6, 3);
+    step(&mut cluster, 2, 3, 4);
+    let both = cluster.core(3).cached_bytes();
+    assert!(both > 0);
+    assert!(cluster.persist(3));
+    assert_eq!(
+        cluster.core(3).cached_bytes(),
+        both,
+        "entry 4 of term 4 isn't durable yet"
+    );
+    assert!(cluster.persist(3));
+    assert_eq!(cluster.core(3).cached_bytes(), 0);
+}

@@ -36,7 +36,11 @@ impl State {
     /// # Panics
     /// If there are writes that aren't published.
     pub(crate) fn freeze(&mut self) -> Option<Frozen> {
-        assert_eq!(self.znodes.tree.published(), self.zxid, "only what is published is frozen");
+        assert_eq!(
+            self.znodes.tree.published(),
+            self.zxid,
+            "only what is published is frozen"
+        );
         Some(Frozen {
             tree: self.znodes.tree.freeze()?,
             header: self.header(),
@@ -153,7 +157,10 @@ struct Encoder {
 
 impl Encoder {
     fn record(&mut self, kind: Kind) {
-        let record = records::Record { kind: Some(kind), ..Default::default() };
+        let record = records::Record {
+            kind: Some(kind),
+            ..Default::default()
+        };
         // Writing to memory fails only for a message with an unset required field, which proto3 has not.
         record
             .write_length_delimited_to_vec(&mut self.buffer)
@@ -214,7 +221,9 @@ impl Encoder {
         let number = self.acl_numbers.len() as u32 + 1;
         self.acl_numbers.insert(index, number);
         self.counts.acls += 1;
-        let acl = acls.get(index).expect("a frozen znode's ACL is frozen with it");
+        let acl = acls
+            .get(index)
+            .expect("a frozen znode's ACL is frozen with it");
         self.record(Kind::acl(records::AccessList {
             entries: acl.iter().map(entry_record).collect(),
             ..Default::default()
@@ -240,7 +249,11 @@ fn settings_record(settings: &Settings) -> records::Settings {
 }
 
 fn identity_record(id: &AuthId) -> records::Identity {
-    records::Identity { scheme: id.scheme.clone(), id: id.id.clone(), ..Default::default() }
+    records::Identity {
+        scheme: id.scheme.clone(),
+        id: id.id.clone(),
+        ..Default::default()
+    }
 }
 
 fn entry_record(acl: &Acl) -> records::Entry {

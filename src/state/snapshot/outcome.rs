@@ -45,7 +45,7 @@ const UNKNOWN: &str = "something that this version has no word for";
 
 fn word_number(word: &str) -> u32 {
     let at = WORDS.iter().position(|known| *known == word);
-    debug_assert!(at.is_some(), "{word:?} lacks a number");
+    debug_assert!(at.is_some() || word == UNKNOWN, "{word:?} lacks a number");
     at.map_or(0, |at| at as u32 + 1)
 }
 
@@ -92,7 +92,12 @@ fn result_record(result: &OpResult) -> records::OpResult {
             record.multi = results.iter().map(result_record).collect();
             6
         }
-        OpResult::Session { id, attachment, sequence, timeout_ms } => {
+        OpResult::Session {
+            id,
+            attachment,
+            sequence,
+            timeout_ms,
+        } => {
             record.session = id.0;
             record.attachment = *attachment;
             record.sequence = *sequence;
@@ -108,7 +113,10 @@ fn read_result(record: records::OpResult) -> Result<OpResult, RestoreError> {
     let stat = record.stat.as_ref().map(read_stat);
     let with_stat = || stat.ok_or_else(|| RestoreError::malformed("a result lacks its stat"));
     Ok(match record.kind {
-        1 => OpResult::Created { stat: with_stat()?, path: record.path },
+        1 => OpResult::Created {
+            stat: with_stat()?,
+            path: record.path,
+        },
         2 => OpResult::Deleted,
         3 => OpResult::DataSet(with_stat()?),
         4 => OpResult::AclSet(with_stat()?),
@@ -124,7 +132,11 @@ fn read_result(record: records::OpResult) -> Result<OpResult, RestoreError> {
             timeout_ms: record.timeout_ms,
         },
         8 => OpResult::Done,
-        kind => return Err(RestoreError::malformed(format!("there is no result of kind {kind}"))),
+        kind => {
+            return Err(RestoreError::malformed(format!(
+                "there is no result of kind {kind}"
+            )));
+        }
     })
 }
 
@@ -172,7 +184,11 @@ fn error_record(error: &Error) -> records::OpError {
             record.path = path.clone();
             2
         }
-        Error::BadVersion { path, expected, found } => {
+        Error::BadVersion {
+            path,
+            expected,
+            found,
+        } => {
             record.path = path.clone();
             (record.first, record.second) = (expected.0.into(), (*found).into());
             3
@@ -210,7 +226,13 @@ fn error_record(error: &Error) -> records::OpError {
             (record.first, record.second) = (*found as i64, *limit as i64);
             10
         }
-        Error::QuotaExceeded { path, quota_path, what, found, limit } => {
+        Error::QuotaExceeded {
+            path,
+            quota_path,
+            what,
+            found,
+            limit,
+        } => {
             record.path = path.clone();
             record.text = quota_path.clone();
             record.word = word_number(what);
@@ -242,7 +264,13 @@ fn error_record(error: &Error) -> records::OpError {
 }
 
 fn read_error(record: records::OpError) -> Result<Error, RestoreError> {
-    let records::OpError { path, text, first, second, .. } = record;
+    let records::OpError {
+        path,
+        text,
+        first,
+        second,
+        ..
+    } = record;
     let word = word(record.word);
     let number = |number: i64| {
         i32::try_from(number).map_err(|_| RestoreError::malformed("a version is no version"))
@@ -250,26 +278,55 @@ fn read_error(record: records::OpError) -> Result<Error, RestoreError> {
     Ok(match record.kind {
         1 => Error::NoNode { path },
         2 => Error::NodeExists { path },
-        3 => Error::BadVersion { path, expected: Version(number(first)?), found: number(second)? },
-        4 => Error::NotEmpty { path, children: first as usize },
+        3 => Error::BadVersion {
+            path,
+            expected: Version(number(first)?),
+            found: number(second)?,
+        },
+        4 => Error::NotEmpty {
+            path,
+            children: first as usize,
+        },
         5 => Error::NoChildrenForEphemerals { parent: path },
-        6 => Error::NoAuth { path, permission: word },
+        6 => Error::NoAuth {
+            path,
+            permission: word,
+        },
         7 => Error::InvalidAcl { path, reason: text },
         8 => Error::InvalidPath { path, reason: word },
         9 => Error::BadArguments { reason: text },
-        10 => Error::TooLarge { what: word, found: first as u64, limit: second as u64 },
-        11 => {
-            Error::QuotaExceeded { path, quota_path: text, what: word, found: first, limit: second }
-        }
+        10 => Error::TooLarge {
+            what: word,
+            found: first as u64,
+            limit: second as u64,
+        },
+        11 => Error::QuotaExceeded {
+            path,
+            quota_path: text,
+            what: word,
+            found: first,
+            limit: second,
+        },
         12 => Error::Unimplemented { what: word },
         13 => {
             let inner = record.inner.into_option();
-            let inner = inner.ok_or_else(|| RestoreError::malformed("a multi's error lacks its own"))?;
-            Error::Multi { index: first as usize, error: Box::new(read_error(inner)?) }
+            let inner =
+                inner.ok_or_else(|| RestoreError::malformed("a multi's error lacks its own"))?;
+            Error::Multi {
+                index: first as usize,
+                error: Box::new(read_error(inner)?),
+            }
         }
-        14 => Error::AuthFailed { scheme: path, reason: text },
+        14 => Error::AuthFailed {
+            scheme: path,
+            reason: text,
+        },
         15 => Error::System { reason: text },
-        kind => return Err(RestoreError::malformed(format!("there is no error of kind {kind}"))),
+        kind => {
+            return Err(RestoreError::malformed(format!(
+                "there is no error of kind {kind}"
+            )));
+        }
     })
 }
 
@@ -288,27 +345,59 @@ mod tests {
 
     #[test]
     fn what_a_write_gave_comes_back_the_same() {
-        let stat = Stat { czxid: Zxid(1), cversion: -3, ephemeral_owner: SessionId(-9), ..Stat::default() };
+        let stat = Stat {
+            czxid: Zxid(1),
+            cversion: -3,
+            ephemeral_owner: SessionId(-9),
+            ..Stat::default()
+        };
         let path = || "/a".to_string();
-        let bad_version = || Error::BadVersion { path: path(), expected: Version::ANY, found: i32::MIN };
+        let bad_version = || Error::BadVersion {
+            path: path(),
+            expected: Version::ANY,
+            found: i32::MIN,
+        };
         let outcomes: Vec<Outcome> = vec![
             Ok(OpResult::Created { path: path(), stat }),
             Ok(OpResult::Deleted),
             Ok(OpResult::DataSet(stat)),
             Ok(OpResult::AclSet(stat)),
-            Ok(OpResult::Multi(vec![OpResult::Checked, OpResult::DataSet(stat)])),
-            Ok(OpResult::Session { id: SessionId(4), attachment: 1, sequence: 2, timeout_ms: 3 }),
+            Ok(OpResult::Multi(vec![
+                OpResult::Checked,
+                OpResult::DataSet(stat),
+            ])),
+            Ok(OpResult::Session {
+                id: SessionId(4),
+                attachment: 1,
+                sequence: 2,
+                timeout_ms: 3,
+            }),
             Ok(OpResult::Done),
             Err(Error::NoNode { path: path() }),
             Err(Error::NodeExists { path: path() }),
             Err(bad_version()),
-            Err(Error::NotEmpty { path: path(), children: 3 }),
+            Err(Error::NotEmpty {
+                path: path(),
+                children: 3,
+            }),
             Err(Error::NoChildrenForEphemerals { parent: path() }),
-            Err(Error::NoAuth { path: path(), permission: "admin" }),
-            Err(Error::InvalidAcl { path: path(), reason: "why".into() }),
+            Err(Error::NoAuth {
+                path: path(),
+                permission: "admin",
+            }),
+            Err(Error::InvalidAcl {
+                path: path(),
+                reason: "why".into(),
+            }),
             Err(crate::path::validate("/a/").unwrap_err()),
-            Err(Error::BadArguments { reason: "why".into() }),
-            Err(Error::TooLarge { what: "data in bytes", found: 9, limit: 8 }),
+            Err(Error::BadArguments {
+                reason: "why".into(),
+            }),
+            Err(Error::TooLarge {
+                what: "data in bytes",
+                found: 9,
+                limit: 8,
+            }),
             Err(Error::QuotaExceeded {
                 path: path(),
                 quota_path: "/".into(),
@@ -316,10 +405,20 @@ mod tests {
                 found: 9,
                 limit: 8,
             }),
-            Err(Error::Unimplemented { what: "check outside of a multi" }),
-            Err(Error::Multi { index: 7, error: Box::new(bad_version()) }),
-            Err(Error::AuthFailed { scheme: "digest".into(), reason: "why".into() }),
-            Err(Error::System { reason: "internal".into() }),
+            Err(Error::Unimplemented {
+                what: "check outside of a multi",
+            }),
+            Err(Error::Multi {
+                index: 7,
+                error: Box::new(bad_version()),
+            }),
+            Err(Error::AuthFailed {
+                scheme: "digest".into(),
+                reason: "why".into(),
+            }),
+            Err(Error::System {
+                reason: "internal".into(),
+            }),
         ];
         for outcome in outcomes {
             let again = read(record(&outcome)).unwrap();

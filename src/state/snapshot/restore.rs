@@ -48,7 +48,9 @@ pub(crate) enum RestoreError {
 
 impl RestoreError {
     pub(super) fn malformed(reason: impl Into<String>) -> RestoreError {
-        RestoreError::Malformed { reason: reason.into() }
+        RestoreError::Malformed {
+            reason: reason.into(),
+        }
     }
 }
 
@@ -66,7 +68,9 @@ pub(crate) struct RestoreLimits {
 
 impl Default for RestoreLimits {
     fn default() -> RestoreLimits {
-        RestoreLimits { record_bytes_max: 64 * 1024 * 1024 }
+        RestoreLimits {
+            record_bytes_max: 64 * 1024 * 1024,
+        }
     }
 }
 
@@ -180,8 +184,16 @@ impl Restore {
         let mut at = 0;
         while let Some((prefix, length)) = self.record_at(&buffer[at..])? {
             let end = at + prefix + length;
-            let record = records::Record::parse_from_bytes(&buffer[at + prefix..end])
+            let bytes = &buffer[at + prefix..end];
+            let record = records::Record::parse_from_bytes(bytes)
                 .map_err(|error| RestoreError::malformed(error.to_string()))?;
+            // The checksum is about what comes before the footer, so the footer's own form is checked.
+            let is_footer = matches!(record.kind, Some(Kind::footer(_)));
+            if is_footer && record.write_to_bytes().ok().as_deref() != Some(bytes) {
+                return Err(RestoreError::malformed(
+                    "the footer is not in its canonical form",
+                ));
+            }
             self.read(record)?;
             self.crc.update(&buffer[at..end]);
             at = end;
@@ -202,7 +214,10 @@ impl Restore {
             if byte & 0x80 == 0 {
                 if length > self.limits.record_bytes_max as u64 {
                     let limit = self.limits.record_bytes_max;
-                    return Err(RestoreError::RecordTooLarge { found: length, limit });
+                    return Err(RestoreError::RecordTooLarge {
+                        found: length,
+                        limit,
+                    });
                 }
                 let (prefix, length) = (at + 1, length as usize);
                 return Ok((bytes.len() - prefix >= length).then_some((prefix, length)));
@@ -220,28 +235,33 @@ impl Restore {
             (Stage::Sessions, Some(Kind::session(session))) => self.read_session(session),
             (Stage::Sessions, Some(Kind::result(result))) => self.read_result(result),
             (Stage::Sessions | Stage::Znodes, Some(Kind::acl(acl))) => {
-                self.end_session();
+                self.end_session()?;
                 self.stage = Stage::Znodes;
                 self.read_acl(acl)
             }
             (Stage::Sessions | Stage::Znodes, Some(Kind::znode(znode))) => {
-                self.end_session();
+                self.end_session()?;
                 self.stage = Stage::Znodes;
                 self.read_znode(znode)
             }
             (Stage::Znodes, Some(Kind::footer(footer))) => self.read_footer(&footer),
-            (stage, _) => {
-                Err(RestoreError::malformed(format!("a record doesn't belong where it is ({stage:?})")))
-            }
+            (stage, _) => Err(RestoreError::malformed(format!(
+                "a record doesn't belong where it is ({stage:?})"
+            ))),
         }
     }
 
     fn read_header(&mut self, header: records::Header) -> Result<()> {
         if header.format != FORMAT {
-            return Err(RestoreError::Format { found: header.format });
+            return Err(RestoreError::Format {
+                found: header.format,
+            });
         }
         if header.zxid > ZXID_MAX {
-            return Err(RestoreError::malformed(format!("{} is no zxid", header.zxid)));
+            return Err(RestoreError::malformed(format!(
+                "{} is no zxid",
+                header.zxid
+            )));
         }
         let record = header.settings.into_option();
         let record = record.ok_or_else(|| RestoreError::malformed("there are no settings"))?;
@@ -258,7 +278,9 @@ impl Restore {
             auth_schemes: record.auth_schemes.into_vec(),
         };
         if settings.clone().canonical() != settings {
-            return Err(RestoreError::malformed("the settings contradict each other"));
+            return Err(RestoreError::malformed(
+                "the settings contradict each other",
+            ));
         }
         self.settings = settings;
         self.zxid = Zxid(header.zxid);
@@ -269,7 +291,7 @@ impl Restore {
     }
 
     fn read_session(&mut self, record: records::Session) -> Result<()> {
-        self.end_session();
+        self.end_session()?;
         let id = SessionId(record.id);
         let malformed = |what: &str| RestoreError::malformed(format!("session {id} {what}"));
         let is_zxid = u64::try_from(id.0).is_ok_and(|id| (1..=self.zxid.0).contains(&id));
@@ -280,7 +302,9 @@ impl Restore {
             return Err(malformed("has too many identities or attachments"));
         }
         let session = Session {
-            password: record.password[..].try_into().map_err(|_| malformed("has no password"))?,
+            password: record.password[..]
+                .try_into()
+                .map_err(|_| malformed("has no password"))?,
             timeout_ms: record.timeout_ms,
             owner: NodeId::new(record.owner).ok_or_else(|| malformed("has no owner"))?,
             attachment: record.attachment,
@@ -299,8 +323,12 @@ impl Restore {
         let Some((id, session)) = &mut self.session else {
             return Err(RestoreError::malformed("a result has no session"));
         };
-        let malformed = |what: &str| RestoreError::malformed(format!("a result of session {id} {what}"));
-        let follows = session.kept.back().is_none_or(|last| record.sequence == last.sequence + 1);
+        let malformed =
+            |what: &str| RestoreError::malformed(format!("a result of session {id} {what}"));
+        let follows = session
+            .kept
+            .back()
+            .is_none_or(|last| record.sequence == last.sequence + 1 && record.zxid > last.zxid.0);
         if !follows || record.sequence == 0 || record.sequence > session.last_sequence {
             return Err(malformed("is out of order"));
         }
@@ -317,10 +345,18 @@ impl Restore {
         Ok(())
     }
 
-    fn end_session(&mut self) {
-        if let Some((id, session)) = self.session.take() {
-            self.sessions.insert(id, Arc::new(session));
+    fn end_session(&mut self) -> Result<()> {
+        let Some((id, session)) = self.session.take() else {
+            return Ok(());
+        };
+        let last = session.kept.back();
+        if last.is_some_and(|last| last.sequence != session.last_sequence) {
+            return Err(RestoreError::malformed(format!(
+                "session {id} lacks its last result"
+            )));
         }
+        self.sessions.insert(id, Arc::new(session));
+        Ok(())
     }
 
     fn read_acl(&mut self, record: records::AccessList) -> Result<()> {
@@ -334,7 +370,9 @@ impl Restore {
     }
 
     fn every_acl_is_used(&self) -> bool {
-        self.acl_lists.last().is_none_or(|(_, index)| index.is_some())
+        self.acl_lists
+            .last()
+            .is_none_or(|(_, index)| index.is_some())
     }
 
     fn read_znode(&mut self, record: records::Znode) -> Result<()> {
@@ -342,8 +380,12 @@ impl Restore {
             .map_err(|error| RestoreError::malformed(error.to_string()))?;
         let malformed = |what: &str| RestoreError::malformed(format!("{path} {what}"));
         let latest = record.czxid.max(record.mzxid).max(record.pzxid);
-        if latest > self.zxid.0 || record.data.len() > self.settings.data_bytes_max as usize {
-            return Err(malformed("is from the future, or its data is over the limit"));
+        let is_ordered = record.czxid <= record.mzxid.max(record.pzxid);
+        if !is_ordered
+            || latest > self.zxid.0
+            || record.data.len() > self.settings.data_bytes_max as usize
+        {
+            return Err(malformed("has no such zxid, or too much data"));
         }
         let owner = Owner::from_raw(record.ephemeral_owner);
         let is_known = match owner.ttl_ms() {
@@ -360,7 +402,9 @@ impl Restore {
         } else if owner != Owner::NONE {
             self.reapable.push(path.clone());
         }
-        let acl = self.acl(record.acl).ok_or_else(|| malformed("has an unknown ACL"))?;
+        let acl = self
+            .acl(record.acl)
+            .ok_or_else(|| malformed("has an unknown ACL"))?;
         let czxid = Zxid(record.czxid);
         let mut znode = Znode::created(path, &record.data, czxid, record.ctime_ms, owner, acl);
         znode.changed = Zxid(latest);
@@ -377,7 +421,9 @@ impl Restore {
 
     /// The number in the table for one in the stream.
     fn acl(&mut self, number: u32) -> Option<AclIndex> {
-        let Some(at) = (number as usize).checked_sub(1) else { return Some(OPEN_ACL) };
+        let Some(at) = (number as usize).checked_sub(1) else {
+            return Some(OPEN_ACL);
+        };
         let (acl, index) = self.acl_lists.get_mut(at)?;
         match *index {
             Some(index) => self.acls.retain(index),
@@ -389,9 +435,15 @@ impl Restore {
     fn read_footer(&mut self, footer: &records::Footer) -> Result<()> {
         let found = self.crc.clone().finalize();
         if found != footer.crc32 {
-            return Err(RestoreError::Checksum { found, expected: footer.crc32 });
+            return Err(RestoreError::Checksum {
+                found,
+                expected: footer.crc32,
+            });
         }
-        let counts = records::Footer { crc32: found, ..self.counts.clone() };
+        let counts = records::Footer {
+            crc32: found,
+            ..self.counts.clone()
+        };
         if counts != *footer || !self.every_acl_is_used() {
             return Err(RestoreError::malformed("the footer counts other records"));
         }
@@ -413,12 +465,18 @@ impl Restore {
             .map_err(|error| RestoreError::malformed(error.to_string()))?;
         let tree = Tree::from_content(content);
         for path in SYSTEM_ZNODES {
-            if tree.get(path).is_none_or(|znode| znode.owner != Owner::NONE) {
+            if tree
+                .get(path)
+                .is_none_or(|znode| znode.owner != Owner::NONE)
+            {
                 return Err(RestoreError::malformed(format!("{path} is missing")));
             }
         }
         for (session, path) in &self.ephemerals {
-            if tree.get(path.as_str()).is_none_or(|znode| !znode.children().is_empty()) {
+            if tree
+                .get(path.as_str())
+                .is_none_or(|znode| !znode.children().is_empty())
+            {
                 let reason = format!("{path} of session {session} has children");
                 return Err(RestoreError::malformed(reason));
             }
@@ -426,16 +484,32 @@ impl Restore {
         let mut znodes = Znodes::new(self.settings, tree, self.acls, self.ephemerals);
         znodes.soft_quota_exceeded = self.soft_quota_exceeded;
         znodes.rebuild_indexes(&self.reapable);
+        for (quota_path, quota) in znodes.quotas.iter() {
+            if !znodes.shows_usage(quota_path, quota.usage) {
+                let reason = format!("the quota of {quota_path} shows another usage");
+                return Err(RestoreError::malformed(reason));
+            }
+        }
         let sessions = Sessions::new(self.sessions);
         if !sessions.passwords_differ() {
-            return Err(RestoreError::malformed("two sessions have the same password"));
+            return Err(RestoreError::malformed(
+                "two sessions have the same password",
+            ));
         }
-        Ok(RestoredState { zxid: self.zxid, time_ms: self.time_ms, sessions, znodes })
+        Ok(RestoredState {
+            zxid: self.zxid,
+            time_ms: self.time_ms,
+            sessions,
+            znodes,
+        })
     }
 }
 
 fn identity(record: records::Identity) -> AuthId {
-    AuthId { scheme: record.scheme, id: record.id }
+    AuthId {
+        scheme: record.scheme,
+        id: record.id,
+    }
 }
 
 fn entry(record: records::Entry) -> Acl {

@@ -53,8 +53,9 @@ impl TreeBuilder {
         }
     }
 
-    /// Adds a znode, whose stat and `cversion` are taken as they are.
-    pub(crate) fn insert(&mut self, znode: Znode) {
+    /// Adds a znode, whose fields are taken as they are, but its children.
+    pub(crate) fn insert(&mut self, mut znode: Znode) {
+        znode.children = ChildNames::default();
         let path = znode.path.clone();
         self.latest = self.latest.max(znode.changed);
         if self.table.insert(znode).is_some() {

@@ -25,11 +25,12 @@ enum Set {
     Many(OrdSet<ZnodePath>),
 }
 
-/// The longest slice; one more makes it a B-tree.
-const FEW_MAX: usize = 16;
+/// The longest slice; one more makes it a B-tree, whose half-filled nodes cost twice the memory. The
+/// first change after a publish copies the slice: so many reference counts, about what it costs a B-tree.
+const FEW_MAX: usize = 64;
 /// A B-tree this small becomes a slice again. Well below `FEW_MAX`, lest a parent at the border changes
 /// form with every write.
-const MANY_MIN: usize = 8;
+const MANY_MIN: usize = 32;
 
 impl ChildNames {
     /// How many.
@@ -211,7 +212,7 @@ mod tests {
     #[test]
     fn children_are_sorted_by_name_at_every_size() {
         let mut rng = StdRng::seed_from_u64(1);
-        for size in [1, 5, 16, 17, 40, 300] {
+        for size in [1, 5, 40, 64, 65, 300] {
             let mut model = BTreeSet::new();
             let mut children = ChildNames::default();
             for _ in 0..size * 20 {
@@ -228,6 +229,22 @@ mod tests {
                 assert_eq!(children.is_empty(), model.is_empty());
             }
         }
+    }
+
+    #[test]
+    fn the_form_follows_the_number_and_not_with_every_write_at_the_border() {
+        let mut children = ChildNames::default();
+        let is_many = |c: &ChildNames| matches!(c.0.as_deref(), Some(Set::Many(_)));
+        for number in 0..=FEW_MAX {
+            assert!(!is_many(&children));
+            children.insert(path(&number.to_string()));
+        }
+        for number in MANY_MIN..=FEW_MAX {
+            assert!(is_many(&children));
+            children.remove(path(&number.to_string()).as_str());
+        }
+        assert!(!is_many(&children));
+        assert_eq!(children.len(), MANY_MIN);
     }
 
     #[test]

@@ -40,7 +40,7 @@ mod znode;
 
 use std::sync::Arc;
 
-pub(crate) use builder::{BuildError, TreeBuilder, TreeContent};
+pub(crate) use builder::{TreeBuilder, TreeContent};
 pub use children::ChildNames;
 pub(crate) use frozen::FrozenTree;
 pub(crate) use reader::{TreeReader, View};
@@ -67,8 +67,10 @@ pub(crate) struct Tree {
     undo: UndoLog,
     /// How many znodes there are, the unpublished ones included.
     len: usize,
-    /// The zxid of the last publish, and the number of publishes.
+    /// The zxid of the last publish.
     published: Zxid,
+    /// The zxid of the last change, published or not.
+    changed: Zxid,
     /// Whether anything was published or frozen: from then on every change has a later zxid.
     sealed: bool,
     /// The frozen tree whose versions the fold must keep, if there is one.
@@ -104,6 +106,7 @@ impl Tree {
             undo: UndoLog::default(),
             len,
             published: zxid,
+            changed: zxid,
             sealed: false,
             freeze: Freeze::default(),
             cell: Arc::new(Cell::new(view)),
@@ -120,7 +123,8 @@ impl Tree {
         self.published
     }
 
-    /// The znode at `path`, with all changes so far.
+    /// The znode at `path`, with all changes so far. Let go of it before changing the znode: what is
+    /// held elsewhere can't be changed in place.
     pub(crate) fn get(&self, path: &str) -> Option<Arc<Znode>> {
         let hash = path_hash(path);
         match self.dirty.get(hash, path) {
@@ -147,7 +151,7 @@ impl Tree {
     /// If there is a znode at its path, or none at its parent's.
     pub(crate) fn insert(&mut self, znode: Znode) {
         let zxid = znode.changed;
-        self.assert_is_later(zxid);
+        self.begin_write(zxid);
         assert!(
             znode.children().is_empty(),
             "{} brings children",
@@ -163,13 +167,14 @@ impl Tree {
             parent.cversion = parent.cversion.wrapping_add(1);
         });
         let hash = path_hash(path.as_str());
-        self.undo.save(&mut self.dirty, hash, path.as_str());
-        self.dirty.set(hash, State::Present(Arc::new(znode)));
+        let saved_by = self.undo.save(&mut self.dirty, hash, path.as_str());
+        let state = State::Present(Arc::new(znode));
+        self.dirty.set(hash, saved_by, state);
         self.len += 1;
     }
 
     /// Changes the znode at `path` as the write `zxid`, which becomes its `changed`. The closure leaves
-    /// the path alone.
+    /// the path alone, and `cversion` and `pzxid` to the creates and deletes of children.
     ///
     /// # Panics
     /// If there is no znode at `path`.
@@ -179,11 +184,11 @@ impl Tree {
         zxid: Zxid,
         change: impl FnOnce(&mut Znode),
     ) -> &Znode {
-        self.assert_is_later(zxid);
+        self.begin_write(zxid);
         let hash = path_hash(path);
-        self.undo.save(&mut self.dirty, hash, path);
+        let saved_by = self.undo.save(&mut self.dirty, hash, path);
         let table = &self.table;
-        let znode = self.dirty.present_mut(hash, path, || {
+        let znode = self.dirty.present_mut(hash, path, saved_by, || {
             table
                 .cloned(hash, path)
                 .unwrap_or_else(|| panic!("update of {path}, which isn't there"))
@@ -199,7 +204,7 @@ impl Tree {
     /// # Panics
     /// If it isn't there, has children, or is the root.
     pub(crate) fn remove(&mut self, path: &str, zxid: Zxid) -> Arc<Znode> {
-        self.assert_is_later(zxid);
+        self.begin_write(zxid);
         let Some(znode) = self.get(path) else {
             panic!("removal of {path}, which isn't there");
         };
@@ -210,8 +215,9 @@ impl Tree {
             parent.pzxid = zxid;
         });
         let hash = path_hash(path);
-        self.undo.save(&mut self.dirty, hash, path);
-        self.dirty.set(hash, State::Gone(znode.path.clone()));
+        let saved_by = self.undo.save(&mut self.dirty, hash, path);
+        let state = State::Gone(znode.path.clone());
+        self.dirty.set(hash, saved_by, state);
         self.len -= 1;
         znode
     }
@@ -234,18 +240,19 @@ impl Tree {
     /// Shows all changes to the readers, as of `zxid`, which is that of the last write applied.
     ///
     /// # Panics
-    /// If a savepoint is open.
+    /// If a savepoint is open, or a change has a later zxid.
     pub(crate) fn publish(&mut self, zxid: Zxid) {
         assert!(self.undo.is_idle(), "publish inside of a savepoint");
+        let changed = self.changed;
         assert!(
-            zxid >= self.published,
-            "published {zxid} after {}",
-            self.published
+            zxid >= changed,
+            "publish as of {zxid} after write {changed}"
         );
         self.published = zxid;
+        self.changed = zxid;
         self.sealed = true;
         let overlay = Arc::new(std::mem::take(&mut self.dirty));
-        let _gate = self.cell.hold_off_readers();
+        let _gate = self.cell.lock_gate();
         let number = self.cell.next_number();
         if !overlay.is_empty() {
             self.cell.swap(View {
@@ -265,7 +272,8 @@ impl Tree {
     }
 
     /// Replaces everything by `content`, published at once. Gives back the view of what was there,
-    /// which from now on stays as it is: nothing changes its table any more.
+    /// which from now on stays as it is: nothing changes its table any more. Dropping it frees every
+    /// znode of it, which takes its time.
     ///
     /// # Panics
     /// If there are unpublished changes.
@@ -275,10 +283,11 @@ impl Tree {
         self.table = Arc::new(table);
         self.len = len;
         self.published = zxid;
+        self.changed = zxid;
         self.sealed = true;
         // A frozen tree of the old table goes on undisturbed: nobody folds into that one.
         self.freeze = Freeze::default();
-        let _gate = self.cell.hold_off_readers();
+        let _gate = self.cell.lock_gate();
         let number = self.cell.next_number();
         self.cell
             .swap(View::folded(number, zxid, len, self.table.clone()))
@@ -336,14 +345,17 @@ impl Tree {
         Ok(())
     }
 
-    /// The fold of a frozen tree tells versions apart by their zxid, so a write's zxid is later than
-    /// whatever is published. Before the first publish anything goes: the system's znodes have zxid 0.
-    fn assert_is_later(&self, zxid: Zxid) {
+    /// Takes note of a write. A frozen tree tells versions apart by their zxids, so a write's is later
+    /// than whatever is published. Before the first publish the same will do: the system's znodes are
+    /// of zxid 0.
+    fn begin_write(&mut self, zxid: Zxid) {
+        assert!(zxid >= self.changed, "write {zxid} after {}", self.changed);
         assert!(
-            zxid > self.published || (!self.sealed && zxid == self.published),
-            "a write with {zxid} after {} was published",
+            zxid > self.published || !self.sealed,
+            "write {zxid} after {} was published",
             self.published
         );
+        self.changed = zxid;
     }
 }
 
@@ -355,3 +367,79 @@ impl Lookup for Tree {
 
 #[cfg(test)]
 mod model;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn create(tree: &mut Tree, path: &str, zxid: u64) {
+        let path = ZnodePath::parse(path).unwrap();
+        tree.insert(Znode::created(path, b"", Zxid(zxid), 0, Owner::NONE, 0));
+    }
+
+    #[test]
+    fn a_parent_counts_creates_and_marks_both_creates_and_deletes() {
+        let mut tree = Tree::new();
+        create(&mut tree, "/a", 1);
+        create(&mut tree, "/a/b", 2);
+        create(&mut tree, "/a/c", 3);
+        tree.remove("/a/b", Zxid(4));
+        tree.update("/a/c", Zxid(5), |znode| znode.version += 1);
+        let parent = tree.get("/a").unwrap();
+        assert_eq!((parent.cversion, parent.pzxid), (2, Zxid(4)));
+        assert_eq!((parent.changed, parent.czxid), (Zxid(4), Zxid(1)));
+        assert_eq!((parent.stat().cversion, parent.version), (3, 0));
+        assert!(parent.children().iter().eq(["c"]));
+        assert_eq!(tree.get("/a/c").unwrap().changed, Zxid(5));
+    }
+
+    #[test]
+    fn a_published_version_never_changes() {
+        let mut tree = Tree::new();
+        create(&mut tree, "/a", 1);
+        tree.publish(Zxid(1));
+        let published = tree.reader().get("/a").unwrap();
+        let copy = Znode::clone(&published);
+        tree.update("/a", Zxid(2), |znode| znode.version = 1);
+        let unpublished = tree.get("/a").unwrap();
+        tree.update("/a", Zxid(3), |znode| znode.version = 2);
+        create(&mut tree, "/a/b", 4);
+        tree.publish(Zxid(4));
+        assert_eq!(*published, copy);
+        assert_eq!((unpublished.version, unpublished.changed), (1, Zxid(2)));
+    }
+
+    #[test]
+    fn the_systems_znodes_may_be_of_zxid_0() {
+        let mut tree = Tree::new();
+        create(&mut tree, "/zookeeper", 0);
+        tree.publish(Zxid(0));
+        let frozen = tree.freeze().unwrap();
+        assert_eq!((frozen.len(), frozen.zxid()), (2, Zxid(0)));
+    }
+
+    #[test]
+    #[should_panic(expected = "write 1 after 1 was published")]
+    fn a_write_of_a_published_zxid_is_a_bug() {
+        let mut tree = Tree::new();
+        tree.publish(Zxid(1));
+        create(&mut tree, "/a", 1);
+    }
+
+    #[test]
+    #[should_panic(expected = "publish as of 1 after write 2")]
+    fn a_publish_before_its_writes_is_a_bug() {
+        let mut tree = Tree::new();
+        create(&mut tree, "/a", 2);
+        tree.publish(Zxid(1));
+    }
+
+    #[test]
+    #[should_panic(expected = "/a has children")]
+    fn removing_a_parent_is_a_bug() {
+        let mut tree = Tree::new();
+        create(&mut tree, "/a", 1);
+        create(&mut tree, "/a/b", 1);
+        tree.remove("/a", Zxid(2));
+    }
+}

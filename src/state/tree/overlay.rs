@@ -10,6 +10,9 @@ use hashbrown::HashTable;
 use super::znode::Znode;
 use crate::path::ZnodePath;
 
+/// The most slots that are kept for the next batch.
+const KEPT_CAPACITY_MAX: usize = 8192;
+
 /// What a batch has made of the paths it touched.
 #[derive(Default)]
 pub(super) struct Overlay {
@@ -51,20 +54,28 @@ impl Overlay {
         self.slots.find_mut(hash, |slot| slot.state.path() == path)
     }
 
-    /// Says what became of a path.
-    pub(super) fn set(&mut self, hash: u64, state: State) {
+    /// Says what became of a path, whose state before is known to the savepoint `saved_by`.
+    pub(super) fn set(&mut self, hash: u64, saved_by: u64, state: State) {
         match self.slot_mut(hash, state.path()) {
             Some(slot) => slot.state = state,
-            None => self.add(hash, state),
+            None => {
+                let slot = Slot {
+                    hash,
+                    saved_by,
+                    state,
+                };
+                self.slots.insert_unique(hash, slot, |slot| slot.hash);
+            }
         }
     }
 
     /// The version at `path`, to be changed in place; `published` makes it from the published one if the
-    /// batch hasn't touched it.
+    /// batch hasn't touched it. The savepoint `saved_by` knows the state before.
     pub(super) fn present_mut(
         &mut self,
         hash: u64,
         path: &str,
+        saved_by: u64,
         published: impl FnOnce() -> Znode,
     ) -> &mut Znode {
         let slot = self
@@ -72,7 +83,7 @@ impl Overlay {
             .entry(hash, |slot| slot.state.path() == path, |slot| slot.hash)
             .or_insert_with(|| Slot {
                 hash,
-                saved_by: 0,
+                saved_by,
                 state: State::Present(Arc::new(published())),
             })
             .into_mut();
@@ -97,19 +108,14 @@ impl Overlay {
         self.slots.iter().map(|slot| (slot.hash, &slot.state))
     }
 
-    /// The same without its changes, to be filled again.
+    /// The same without its changes, to be filled again. One that was made for an unusually large batch
+    /// is not kept: every later publish would walk over its empty buckets.
     pub(super) fn emptied(mut self) -> Overlay {
+        if self.slots.capacity() > KEPT_CAPACITY_MAX {
+            return Overlay::default();
+        }
         self.slots.clear();
         self
-    }
-
-    fn add(&mut self, hash: u64, state: State) {
-        let slot = Slot {
-            hash,
-            saved_by: 0,
-            state,
-        };
-        self.slots.insert_unique(hash, slot, |slot| slot.hash);
     }
 }
 

@@ -4,8 +4,6 @@
 //! before. The version kept there is shared, so the next change copies it instead of writing into it;
 //! further changes under the same savepoint are made in place again.
 
-use std::sync::Arc;
-
 use super::overlay::{Overlay, State};
 
 /// A state of the tree to come back to. To be given back to the tree, the latest one first.
@@ -30,9 +28,9 @@ pub(super) struct UndoLog {
 /// What the overlay said of a path.
 struct Before {
     hash: u64,
-    path: Arc<str>,
-    /// Which savepoint knew it and what was there; `None` if the batch hadn't touched the path.
-    slot: Option<(u64, State)>,
+    path: Box<str>,
+    /// `None` if the batch hadn't touched the path.
+    state: Option<State>,
 }
 
 impl UndoLog {
@@ -51,37 +49,36 @@ impl UndoLog {
         }
     }
 
-    /// Remembers what the overlay says of `path`, which is about to change.
-    pub(super) fn save(&mut self, overlay: &mut Overlay, hash: u64, path: &str) {
-        let Some(&id) = self.open.last() else { return };
+    /// Remembers what the overlay says of `path`, which is about to change. Gives back the savepoint
+    /// that knows it now; 0 if none is open.
+    pub(super) fn save(&mut self, overlay: &mut Overlay, hash: u64, path: &str) -> u64 {
+        let Some(&id) = self.open.last() else {
+            return 0;
+        };
         let before = match overlay.slot_mut(hash, path) {
-            Some(slot) if slot.saved_by == id => return,
+            Some(slot) if slot.saved_by == id => return id,
             Some(slot) => {
-                let saved_by = std::mem::replace(&mut slot.saved_by, id);
-                Some((saved_by, slot.state.clone()))
+                slot.saved_by = id;
+                Some(slot.state.clone())
             }
             None => None,
         };
         self.log.push(Before {
             hash,
-            path: Arc::from(path),
-            slot: before,
+            path: Box::from(path),
+            state: before,
         });
+        id
     }
 
     /// Restores the overlay; gives back the number of znodes.
     pub(super) fn rollback(&mut self, savepoint: Savepoint, overlay: &mut Overlay) -> usize {
         self.close(&savepoint);
         for before in self.log.drain(savepoint.log_len..).rev() {
-            match before.slot {
+            match before.state {
                 None => overlay.forget(before.hash, &before.path),
-                Some((saved_by, state)) => {
-                    let slot = overlay
-                        .slot_mut(before.hash, &before.path)
-                        .expect("what was saved stays in the overlay");
-                    slot.saved_by = saved_by;
-                    slot.state = state;
-                }
+                // No open savepoint knows this state now; the next change saves it again.
+                Some(state) => overlay.set(before.hash, 0, state),
             }
         }
         savepoint.tree_len
@@ -98,5 +95,87 @@ impl UndoLog {
     fn close(&mut self, savepoint: &Savepoint) {
         let latest = self.open.pop();
         assert_eq!(latest, Some(savepoint.id), "savepoints nest");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Owner, Tree, Znode};
+    use crate::ids::Zxid;
+    use crate::path::ZnodePath;
+
+    fn tree_of(paths: &[&str]) -> Tree {
+        let mut tree = Tree::new();
+        create(&mut tree, paths);
+        tree.publish(Zxid(1));
+        tree
+    }
+
+    fn create(tree: &mut Tree, paths: &[&str]) {
+        let zxid = Zxid(tree.published().0 + 1);
+        for path in paths {
+            let path = ZnodePath::parse(path).unwrap();
+            tree.insert(Znode::created(path, b"", zxid, 0, Owner::NONE, 0));
+        }
+    }
+
+    fn state(tree: &Tree) -> Vec<Znode> {
+        tree.walk("/").map(|znode| Znode::clone(&znode)).collect()
+    }
+
+    #[test]
+    fn a_rollback_takes_back_creates_deletes_and_what_they_did_to_the_parents() {
+        let mut tree = tree_of(&["/a", "/a/b"]);
+        create(&mut tree, &["/before"]);
+        let before = state(&tree);
+        let savepoint = tree.savepoint();
+        create(&mut tree, &["/a/c", "/a/c/d"]);
+        tree.remove("/a/b", Zxid(2));
+        tree.remove("/before", Zxid(2));
+        tree.update("/a", Zxid(2), |znode| znode.version = 9);
+        assert_ne!(state(&tree), before);
+        tree.rollback(savepoint);
+        assert_eq!(state(&tree), before);
+        assert_eq!((tree.len(), tree.check()), (before.len(), Ok(())));
+        tree.publish(Zxid(2));
+        assert_eq!(state(&tree), before);
+    }
+
+    #[test]
+    fn an_inner_release_is_taken_back_by_the_outer_rollback() {
+        let mut tree = tree_of(&["/a"]);
+        let before = state(&tree);
+        let outer = tree.savepoint();
+        tree.update("/a", Zxid(2), |znode| znode.version = 1);
+        let inner = tree.savepoint();
+        tree.update("/a", Zxid(2), |znode| znode.version = 2);
+        create(&mut tree, &["/b"]);
+        tree.release(inner);
+        tree.update("/a", Zxid(2), |znode| znode.version = 3);
+        tree.rollback(outer);
+        assert_eq!(state(&tree), before);
+    }
+
+    #[test]
+    fn an_inner_rollback_keeps_what_the_outer_did() {
+        let mut tree = tree_of(&["/a"]);
+        let outer = tree.savepoint();
+        tree.update("/a", Zxid(2), |znode| znode.version = 1);
+        let inner = tree.savepoint();
+        tree.update("/a", Zxid(2), |znode| znode.version = 2);
+        tree.rollback(inner);
+        tree.update("/a", Zxid(2), |znode| znode.aversion = 1);
+        tree.release(outer);
+        let found = tree.get("/a").unwrap();
+        assert_eq!((found.version, found.aversion), (1, 1));
+    }
+
+    #[test]
+    #[should_panic(expected = "savepoints nest")]
+    fn savepoints_out_of_order_are_a_bug() {
+        let mut tree = Tree::new();
+        let outer = tree.savepoint();
+        let _inner = tree.savepoint();
+        tree.release(outer);
     }
 }

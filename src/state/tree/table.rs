@@ -19,7 +19,8 @@ use super::overlay::{Overlay, State};
 use super::znode::Znode;
 
 /// The number of shards. Part of the order of a snapshot, so never to be changed alone. At a million
-/// znodes a shard holds 250, few enough to be captured in the shade of some microseconds.
+/// znodes a shard holds 250, few enough to be captured in some ten microseconds, during which only the
+/// writes to that shard wait.
 pub(super) const SHARDS: usize = 4096;
 
 /// The published znodes.

@@ -64,3 +64,42 @@ impl Iterator for Walk<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Owner, Tree, Znode};
+    use crate::ids::Zxid;
+    use crate::path::ZnodePath;
+
+    fn tree_of(paths: &[&str]) -> Tree {
+        let mut tree = Tree::new();
+        for path in paths {
+            let path = ZnodePath::parse(path).unwrap();
+            tree.insert(Znode::created(path, b"", Zxid(1), 0, Owner::NONE, 0));
+        }
+        tree
+    }
+
+    fn walked(tree: &Tree, from: &str) -> Vec<String> {
+        tree.walk(from)
+            .map(|znode| znode.path.to_string())
+            .collect()
+    }
+
+    #[test]
+    fn a_parent_comes_before_its_children_and_they_before_its_next_sibling() {
+        let tree = tree_of(&["/b", "/a", "/a-b", "/a/z", "/a/y", "/a/y/x"]);
+        let all = ["/", "/a", "/a/y", "/a/y/x", "/a/z", "/a-b", "/b"];
+        assert_eq!(walked(&tree, "/"), all);
+        assert_eq!(walked(&tree, "/a"), all[1..5]);
+        assert_eq!(walked(&tree, "/b"), ["/b"]);
+        assert!(walked(&tree, "/c").is_empty());
+    }
+
+    #[test]
+    fn a_deep_tree_takes_no_deep_stack() {
+        let paths: Vec<String> = (1..2000).map(|depth| "/a".repeat(depth)).collect();
+        let tree = tree_of(&paths.iter().map(String::as_str).collect::<Vec<_>>());
+        assert_eq!(walked(&tree, "/")[1..], paths);
+    }
+}

@@ -8,6 +8,8 @@
 //! The directory: `lock`, `fence`, `snapshots/`, and the medium's own.
 
 mod medium;
+mod reading;
+mod recovery;
 mod replay;
 mod snapshot;
 
@@ -16,25 +18,18 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 
 use super::contract::{self, Held};
 use super::fence::{Acknowledged, Durability, Fence, Phase};
 use super::files::Files;
-use super::index::{Index, Location, Row};
+use super::index::{Index, Row};
 use super::record::{self, Checkpoint};
-use super::snapshot_file::{SnapshotFileReader, SnapshotFiles};
-use super::system_files::{amnesia, corrupt, io_error};
-use super::{HardState, Identity, LogEntry, Recovered, SnapshotMeta, StorageError, WriteBatch};
+use super::snapshot_file::SnapshotFiles;
+use super::system_files::io_error;
+use super::{HardState, Identity, Recovered, SnapshotMeta, StorageError, WriteBatch};
 
 pub(super) use medium::{Medium, Placed, Visitor};
-use replay::Replay;
-
-/// Entries of one place with no more than this between them are read in one go.
-const READ_GAP_BYTES_MAX: u32 = 4096;
-/// The most that is read in one go, unless one entry is longer.
-const READ_BYTES_MAX: u32 = 1 << 20;
 
 /// What is held, as every reader sees it.
 #[derive(Debug)]
@@ -149,7 +144,7 @@ impl<M: Medium> Journal<M> {
             record: Vec::new(),
             rows: Vec::new(),
         };
-        let state = recover(dir, &medium, &snapshots, &mut writer)?;
+        let state = recovery::recover(dir, &medium, &snapshots, &mut writer)?;
         let highest =
             snapshots.remove_all_but(state.snapshot.as_ref().map(|(number, _)| *number))?;
         Ok(Arc::new(Journal {
@@ -270,129 +265,6 @@ impl<M: Medium> Journal<M> {
         };
         let fenced = writer.fence(acknowledged, durability);
         self.stop_after_failure(fenced)
-    }
-
-    pub(super) fn bounds(&self) -> (u64, u64) {
-        let state = self.state.read();
-        (state.index.first(), state.index.last())
-    }
-
-    pub(super) fn term(&self, index: u64) -> Result<u64, StorageError> {
-        let index_of = &self.state.read().index;
-        index_of
-            .term(index)
-            .ok_or_else(|| contract::no_term(index, index_of.first(), index_of.last()))
-    }
-
-    pub(super) fn entries(
-        &self,
-        low: u64,
-        high: u64,
-        bytes_max: u64,
-    ) -> Result<Vec<LogEntry>, StorageError> {
-        let mut locations = self.locate(low, high, bytes_max)?;
-        loop {
-            match self.read(&locations) {
-                Ok(entries) => return Ok(entries),
-                Err(error) => {
-                    // Compaction or an overwrite may have come between: then look again.
-                    let now = self.locate(low, high, bytes_max)?;
-                    if now == locations {
-                        return Err(error);
-                    }
-                    locations = now;
-                }
-            }
-        }
-    }
-
-    fn locate(&self, low: u64, high: u64, bytes_max: u64) -> Result<Vec<Location>, StorageError> {
-        let index = &self.state.read().index;
-        let mut locations = Vec::new();
-        if !contract::check_range(low, high, index.first(), index.last())? {
-            return Ok(locations);
-        }
-        let mut bytes = 0;
-        for location in (low..high).map_while(|number| index.locate(number)) {
-            bytes += u64::from(location.row.length());
-            if bytes > bytes_max && !locations.is_empty() {
-                break;
-            }
-            locations.push(location);
-        }
-        Ok(locations)
-    }
-
-    fn read(&self, mut locations: &[Location]) -> Result<Vec<LogEntry>, StorageError> {
-        let mut entries = Vec::with_capacity(locations.len());
-        while let Some(first) = locations.first() {
-            let begin = first.row.offset;
-            let mut end = begin;
-            let count = locations
-                .iter()
-                .take_while(|location| {
-                    let row = location.row;
-                    let gap = row.offset.checked_sub(end);
-                    let fits = location.place == first.place
-                        && gap.is_some_and(|gap| gap <= READ_GAP_BYTES_MAX)
-                        && (row.offset == begin
-                            || row.offset - begin + row.length() <= READ_BYTES_MAX);
-                    if fits {
-                        end = row.offset + row.length();
-                    }
-                    fits
-                })
-                .count();
-            let (together, rest) = locations.split_at(count.max(1));
-            let bytes = self
-                .medium
-                .read(first.place, begin, end - begin)?
-                .ok_or_else(|| {
-                    corrupt(
-                        &self.dir,
-                        u64::from(begin),
-                        format!("place {} of entry {} is missing", first.place, first.index),
-                    )
-                })?;
-            for location in together {
-                entries.push(self.entry(location, &bytes, begin)?);
-            }
-            locations = rest;
-        }
-        Ok(entries)
-    }
-
-    fn entry(
-        &self,
-        location: &Location,
-        bytes: &Bytes,
-        begin: u32,
-    ) -> Result<LogEntry, StorageError> {
-        let row = location.row;
-        let from = (row.offset - begin) as usize;
-        let to = from + row.length() as usize;
-        if to > bytes.len() || crc32fast::hash(&bytes[from..to]) != row.crc {
-            let reason = format!(
-                "entry {} at place {} does not match its checksum",
-                location.index, location.place
-            );
-            return Err(corrupt(&self.dir, u64::from(row.offset), reason));
-        }
-        Ok(LogEntry {
-            index: location.index,
-            term: location.term,
-            kind: row.kind(),
-            data: bytes.slice(from..to),
-        })
-    }
-
-    pub(super) fn snapshot_reader(&self) -> Result<Option<SnapshotFileReader>, StorageError> {
-        // Under the lock, so that the file isn't removed between naming and opening it.
-        let state = self.state.read();
-        let (Some(identity), Some((number, _))) = (state.identity, &state.snapshot) else {
-            return Ok(None);
-        };
-        self.snapshots.reader(*number, identity).map(Some)
     }
 
     pub(super) fn compact(&self, index: u64) -> Result<(), StorageError> {
@@ -533,82 +405,4 @@ impl<M> Drop for Journal<M> {
             let _ = fence.sync();
         }
     }
-}
-
-/// Reads what is there and holds it against the fence.
-fn recover<M: Medium>(
-    dir: &Path,
-    medium: &M,
-    snapshots: &SnapshotFiles,
-    writer: &mut Writer,
-) -> Result<State, StorageError> {
-    let nothing = State {
-        identity: None,
-        hard_state: HardState::default(),
-        snapshot: None,
-        index: Index::new(0, 0),
-        sequence: 0,
-        stopped: None,
-    };
-    let Some(fence) = &mut writer.fence else {
-        if medium.is_empty()? && snapshots.is_empty()? {
-            return Ok(nothing);
-        }
-        return Err(amnesia(
-            dir,
-            "the fence is missing, but not the store beside it",
-        ));
-    };
-    let acknowledged = *fence.last();
-    if acknowledged.phase == Phase::Bootstrapping {
-        snapshots.remove_all_but(None)?;
-        medium.wipe()?;
-        return Ok(nothing);
-    }
-    let identity = acknowledged.identity;
-    let mut replay = Replay::new(dir, identity);
-    medium.scan(identity, acknowledged.sequence, &mut |decoded, placed| {
-        replay.record(decoded, placed)
-    })?;
-    let replayed = replay.finish()?;
-    let meta = published_meta(dir, snapshots, identity, &replayed.checkpoint)?;
-    let state = State {
-        identity: Some(identity),
-        hard_state: replayed.hard_state,
-        snapshot: Some((replayed.checkpoint.snapshot_number, meta)),
-        index: replayed.index,
-        sequence: replayed.sequence,
-        stopped: None,
-    };
-    let held = state.acknowledged(identity);
-    if let Some(missing) = acknowledged.missing_in(&held) {
-        return Err(amnesia(dir, missing));
-    }
-    fence.write(held, Durability::Synced)?;
-    Ok(state)
-}
-
-/// What the published snapshot stands for, after all of it was read.
-fn published_meta(
-    dir: &Path,
-    snapshots: &SnapshotFiles,
-    identity: Identity,
-    checkpoint: &Checkpoint,
-) -> Result<SnapshotMeta, StorageError> {
-    let mut reader = snapshots.reader(checkpoint.snapshot_number, identity)?;
-    reader.verify()?;
-    let meta = super::SnapshotReader::meta(&reader).clone();
-    if (meta.index, meta.term) != (checkpoint.snapshot_index, checkpoint.snapshot_term) {
-        let expected = format!(
-            "entry {} of term {}",
-            checkpoint.snapshot_index, checkpoint.snapshot_term
-        );
-        let found = format!("entry {} of term {}", meta.index, meta.term);
-        return Err(corrupt(
-            dir,
-            0,
-            format!("the snapshot is of {found}, the log says {expected}"),
-        ));
-    }
-    Ok(meta)
 }

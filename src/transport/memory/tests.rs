@@ -9,6 +9,9 @@ use crate::ClusterId;
 /// Longer than anything here takes; only a failure waits so long.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// A delay that no test waits for.
+const FOREVER: Duration = Duration::from_secs(1_000_000);
+
 fn node(id: u64) -> NodeId {
     NodeId::new(id).unwrap()
 }
@@ -130,7 +133,7 @@ fn loss_and_duplication_hit_as_often_as_they_should() {
     assert!((12_700..13_300).contains(&received(&endpoints[1].1).len()));
     network.set_faults(Faults::default().loss(1.0));
     endpoints[0].0.send(numbered(1, 2, 0));
-    assert_eq!(received(&endpoints[1].1), []);
+    assert_eq!(received(&endpoints[1].1), Vec::<u32>::new());
 }
 
 #[test]
@@ -172,7 +175,7 @@ fn a_delay_delays_and_its_thread_ends_with_it() {
     assert!(before.elapsed() >= delay);
     assert_eq!(number_of(&message), 5);
     // What is under way when the delay ends is delivered by then.
-    network.set_faults(Faults::default().delay(PATIENCE, PATIENCE));
+    network.set_faults(Faults::default().delay(FOREVER, FOREVER));
     endpoints[0].0.send(numbered(1, 2, 6));
     network.heal();
     assert_eq!(received(&endpoints[1].1), [6]);
@@ -183,7 +186,7 @@ fn a_delay_delays_and_its_thread_ends_with_it() {
 fn a_network_that_is_dropped_takes_its_thread_along() {
     let network = Network::new(1);
     let endpoints = started(&network, 2);
-    network.set_faults(Faults::default().delay(PATIENCE, PATIENCE));
+    network.set_faults(Faults::default().delay(FOREVER, FOREVER));
     endpoints[0].0.send(numbered(1, 2, 6));
     let weak = Arc::downgrade(&network.0);
     drop((network, endpoints));
@@ -194,7 +197,7 @@ fn a_network_that_is_dropped_takes_its_thread_along() {
 fn what_is_delayed_beyond_a_stop_is_not_delivered_and_holds_no_inbox() {
     let network = Network::new(1);
     let endpoints = started(&network, 2);
-    network.set_faults(Faults::default().delay(PATIENCE, PATIENCE));
+    network.set_faults(Faults::default().delay(FOREVER, FOREVER));
     endpoints[0].0.send(numbered(1, 2, 6));
     endpoints[1].0.stop();
     assert!(matches!(
@@ -222,7 +225,8 @@ fn one_node_has_one_endpoint_at_a_time() {
     let network = Network::new(1);
     let first = network.endpoint(node(1));
     let second = network.endpoint(node(1));
-    first.start(Arc::new(sync_channel(1).0)).unwrap();
+    let (inbox, messages) = sync_channel(1);
+    first.start(Arc::new(inbox)).unwrap();
     let refused = second.start(Arc::new(sync_channel(1).0));
     assert!(matches!(
         refused,
@@ -231,6 +235,7 @@ fn one_node_has_one_endpoint_at_a_time() {
     drop(second);
     // The one that was refused must not take the other with it.
     first.send(numbered(1, 1, 3));
+    assert_eq!(received(&messages), [3]);
     drop(first);
     network
         .endpoint(node(1))
