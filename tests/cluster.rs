@@ -161,6 +161,33 @@ fn one_sequential_create_through_three_leaders_yields_one_znode() {
 }
 
 #[test]
+fn writes_that_were_committed_unheard_are_not_done_again_by_the_next_leader() {
+    let cluster = Cluster::new(3);
+    let home = cluster.follower();
+    let first = cluster.leader();
+    let second = (1..=3).find(|&id| id != home && id != first).unwrap();
+    let session = cluster.session(home);
+    let queue = session.create("/q", "", CreateMode::Persistent).within().unwrap();
+    // The first leader hears the writes and commits them, but their node doesn't hear of it.
+    cluster.network.cut(node_id(first), node_id(home));
+    let calls: Vec<_> = (0..50)
+        .map(|_| session.create("/q/n-", "", CreateMode::PersistentSequential))
+        .collect();
+    let done = |status: &quorate::NodeStatus| status.zxid.0 >= queue.stat.czxid.0 + 50;
+    cluster.node(second).wait_for(support::PATIENCE, done).unwrap();
+    // The second one is sent them again before their node has caught up.
+    support::eventually("the second leads", || {
+        let _ = cluster.node(first).transfer_leadership(node_id(second));
+        cluster.leader_among(&[first, second]) == second
+    });
+    for (number, call) in calls.into_iter().enumerate() {
+        assert_eq!(name(&call.within().unwrap()), format!("n-{number:010}"));
+    }
+    cluster.network.heal();
+    assert_eq!(children(&session, "/q").len(), 50);
+}
+
+#[test]
 fn writes_of_a_node_that_is_stopped_are_answered_or_their_outcome_is_told_as_unknown() {
     let mut cluster = Cluster::new(3);
     let leader = cluster.leader();

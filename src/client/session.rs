@@ -16,7 +16,7 @@ use crate::node::{
     Call, Command, NodeShared, SessionHandle, SessionState, WatchKind, WatchRequest,
 };
 use crate::op::{CreateMode, OP_BYTES_MAX, Op, OpResult, ReadOp};
-use crate::path::ZnodePath;
+use crate::path::{self, ZnodePath};
 use crate::stat::Stat;
 use crate::state::{ChildNames, ReadResult, Reader, ZnodeData};
 
@@ -245,7 +245,7 @@ impl Session {
     }
 
     pub(super) fn write<T>(&self, op: &Op, convert: fn(OpResult) -> T) -> Pending<T> {
-        if let Err(error) = self.check() {
+        if let Err(error) = self.check().and_then(|()| check_paths(op)) {
             return Pending::ready(Err(error));
         }
         let op = crate::proto::encode_op(op);
@@ -500,5 +500,24 @@ impl Session {
             read,
             call,
         });
+    }
+}
+
+/// Whether the paths of a write are paths at all, as ZooKeeper's client checks it before it calls
+/// (`PathUtils.validatePath`): its server would take the parent of what is none, and miss that.
+fn check_paths(op: &Op) -> Result<()> {
+    match op {
+        // `/a/` gets a name by its number.
+        Op::Create { path, mode, .. } if mode.is_sequential() => path::validate(path)
+            .or_else(|error| path::validate(&format!("{path}1")).map_err(|_| error)),
+        Op::Create { path, .. }
+        | Op::Delete { path, .. }
+        | Op::SetData { path, .. }
+        | Op::SetAcl { path, .. }
+        | Op::Check { path, .. } => path::validate(path),
+        Op::Multi(ops) => ops.iter().enumerate().try_for_each(|(index, op)| {
+            check_paths(op).map_err(|error| Error::Multi { index, error: Box::new(error) })
+        }),
+        _ => Ok(()),
     }
 }

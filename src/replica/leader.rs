@@ -1,7 +1,7 @@
 //! What only the leader does: batching writes into entries, confirming barriers, ending sessions that
 //! are silent, reaping containers and TTL znodes.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::barriers::{Asker, LeaderBarriers};
@@ -17,9 +17,8 @@ pub(super) struct Leadership {
     /// Writes that go into the next entries.
     batch: Vec<RequestRecord>,
     /// The last sequence that this leader has proposed, by session and attachment: what is repeated
-    /// meanwhile stays out of the log. Looked up, never walked. The state machine decides; this only
-    /// saves space.
-    proposed: HashMap<(i64, u32), u64>,
+    /// meanwhile stays out of the log. The state machine decides; this only saves space.
+    proposed: BTreeMap<(i64, u32), u64>,
     pub(super) barriers: LeaderBarriers,
     tracker: SessionTracker,
     next_reap: Duration,
@@ -46,6 +45,14 @@ impl Leadership {
     /// The state machine has refused a request of this session: whatever is sent again is new.
     pub(super) fn forget_proposed(&mut self, session: SessionId, attachment: u32) {
         self.proposed.remove(&(session.0, attachment));
+    }
+
+    /// The session has ended, with all its attachments.
+    fn forget_session(&mut self, id: SessionId) {
+        self.tracker.remove(id);
+        while let Some((&key, _)) = self.proposed.range((id.0, 0)..=(id.0, u32::MAX)).next() {
+            self.proposed.remove(&key);
+        }
     }
 }
 
@@ -231,7 +238,7 @@ impl Replica {
                     .tracker
                     .insert(id, timeout, self.now.monotonic);
             }
-            None => self.leadership.tracker.remove(id),
+            None => self.leadership.forget_session(id),
         }
     }
 }

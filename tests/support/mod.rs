@@ -267,21 +267,25 @@ impl Clock for TestClock {
 pub struct Tap(Arc<Tapped>);
 
 struct Tapped {
-    inner: Box<dyn Transport>,
+    network: Network,
+    id: u64,
+    inner: Mutex<Option<Arc<dyn Transport>>>,
     inbox: Mutex<Option<Arc<dyn Inbox>>>,
     sent: Mutex<Vec<Message>>,
 }
 
 impl std::fmt::Debug for Tap {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("Tap").field(&self.0.inner).finish()
+        f.debug_tuple("Tap").field(&self.0.id).finish()
     }
 }
 
 impl Tap {
-    pub fn new(inner: impl Transport + 'static) -> Tap {
+    pub fn new(network: &Network, id: u64) -> Tap {
         Tap(Arc::new(Tapped {
-            inner: Box::new(inner),
+            network: network.clone(),
+            id,
+            inner: Mutex::new(None),
             inbox: Mutex::new(None),
             sent: Mutex::new(Vec::new()),
         }))
@@ -302,7 +306,9 @@ impl Tap {
 impl Transport for Tap {
     fn start(&self, inbox: Arc<dyn Inbox>) -> Result<(), TransportError> {
         *self.0.inbox.lock() = Some(inbox.clone());
-        self.0.inner.start(inbox)
+        let endpoint = Arc::new(self.0.network.endpoint(node_id(self.0.id)));
+        *self.0.inner.lock() = Some(endpoint.clone());
+        endpoint.start(inbox)
     }
 
     fn send(&self, message: Message) {
@@ -311,11 +317,13 @@ impl Transport for Tap {
             sent.push(message.clone());
         }
         drop(sent);
-        self.0.inner.send(message);
+        let inner = self.0.inner.lock().clone();
+        inner.expect("a started node").send(message);
     }
 
     fn stop(&self) {
         *self.0.inbox.lock() = None;
-        self.0.inner.stop();
+        let inner = self.0.inner.lock().clone();
+        inner.expect("a started node").stop();
     }
 }
