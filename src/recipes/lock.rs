@@ -249,7 +249,12 @@ impl LockGuard {
         let mut znode = self.znode.lock();
         for event in self.watcher.receiver().try_iter() {
             match event {
-                Event::Changed(event) if event.kind == EventKind::NodeDeleted => {
+                // The watcher may still hold the departure of a predecessor, which was seen before it was
+                // heard of.
+                Event::Changed(event)
+                    if event.kind == EventKind::NodeDeleted
+                        && event.path.as_str() == self.path() =>
+                {
                     *znode = Znode::Gone;
                 }
                 Event::Missed { .. } if *znode == Znode::There => *znode = Znode::Unsure,
