@@ -442,6 +442,8 @@ impl Driver {
             shown.commit_index = status.commit;
             shown.applied_index = self.replica.applied_index();
             shown.zxid = self.replica.state().zxid();
+            shown.znodes = self.replica.state().znodes_count();
+            shown.soft_quota_exceeded = self.replica.state().soft_quota_exceeded();
             shown.sessions_attached = self.replica.sessions_attached();
             shown
                 .voters
@@ -452,7 +454,11 @@ impl Driver {
         });
         if now.monotonic >= self.next_missed_report {
             self.next_missed_report = now.monotonic + Duration::from_millis(10);
-            self.shared.watches.lock().report_missed();
+            let table = self.shared.watches.lock();
+            table.report_missed();
+            let watches = table.len();
+            drop(table);
+            self.shared.update_status(|shown| shown.watches = watches);
         }
     }
 }
