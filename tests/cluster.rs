@@ -167,14 +167,20 @@ fn writes_that_were_committed_unheard_are_not_done_again_by_the_next_leader() {
     let first = cluster.leader();
     let second = (1..=3).find(|&id| id != home && id != first).unwrap();
     let session = cluster.session(home);
-    let queue = session.create("/q", "", CreateMode::Persistent).within().unwrap();
+    let queue = session
+        .create("/q", "", CreateMode::Persistent)
+        .within()
+        .unwrap();
     // The first leader hears the writes and commits them, but their node doesn't hear of it.
     cluster.network.cut(node_id(first), node_id(home));
     let calls: Vec<_> = (0..50)
         .map(|_| session.create("/q/n-", "", CreateMode::PersistentSequential))
         .collect();
     let done = |status: &quorate::NodeStatus| status.zxid.0 >= queue.stat.czxid.0 + 50;
-    cluster.node(second).wait_for(support::PATIENCE, done).unwrap();
+    cluster
+        .node(second)
+        .wait_for(support::PATIENCE, done)
+        .unwrap();
     // The second one is sent them again before their node has caught up.
     support::eventually("the second leads", || {
         let _ = cluster.node(first).transfer_leadership(node_id(second));

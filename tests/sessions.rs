@@ -638,23 +638,47 @@ fn a_handle_that_comes_after_its_session_has_expired_says_that_it_is_lost() {
     let others: Vec<u64> = (1..=3).filter(|&id| id != home).collect();
     let leader = cluster.leader();
     let watching = cluster.session(leader);
-    let before = watching.create("/before", "", CreateMode::Persistent).within().unwrap();
-    cluster.node(home).wait_for(PATIENCE, |status| status.zxid >= before.stat.czxid).unwrap();
+    let before = watching
+        .create("/before", "", CreateMode::Persistent)
+        .within()
+        .unwrap();
+    cluster
+        .node(home)
+        .wait_for(PATIENCE, |status| status.zxid >= before.stat.czxid)
+        .unwrap();
     // What it sends arrives, but it hears nothing.
     for &id in &others {
         cluster.network.cut(node_id(id), node_id(home));
     }
-    let opening = cluster.node(home).session().timeout(Duration::from_millis(200)).open();
-    cluster.node(leader).wait_for(PATIENCE, |status| status.zxid > before.stat.czxid).unwrap();
+    let opening = cluster
+        .node(home)
+        .session()
+        .timeout(Duration::from_millis(200))
+        .open();
+    cluster
+        .node(leader)
+        .wait_for(PATIENCE, |status| status.zxid > before.stat.czxid)
+        .unwrap();
     cluster.network.isolate(node_id(home));
     // Behind whatever else has come from there, only the expiry is left to come.
-    let after = watching.create("/after", "", CreateMode::Persistent).within().unwrap();
-    cluster.node(leader).wait_for(PATIENCE, |status| status.zxid > after.stat.czxid).unwrap();
+    let after = watching
+        .create("/after", "", CreateMode::Persistent)
+        .within()
+        .unwrap();
+    cluster
+        .node(leader)
+        .wait_for(PATIENCE, |status| status.zxid > after.stat.czxid)
+        .unwrap();
     cluster.network.heal();
     let session = opening.within().unwrap();
     assert_eq!(final_state(&session), SessionState::Lost);
     assert!(!session.is_certain());
-    assert!(session.create("/late", "", CreateMode::Persistent).within().is_err());
+    assert!(
+        session
+            .create("/late", "", CreateMode::Persistent)
+            .within()
+            .is_err()
+    );
 }
 
 #[test]

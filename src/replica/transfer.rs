@@ -356,7 +356,7 @@ mod tests {
         let mut inbox = Inbox::default();
         let mut staged = Vec::new();
         let mut message = Bytes::new();
-        let (transfer, _) = outbox.begin(send(), MS * 0);
+        let (transfer, _) = outbox.begin(send(), Duration::ZERO);
         let mut sent = 0;
         let mut ended = None;
         for step in 1..1000 {
@@ -425,7 +425,7 @@ mod tests {
     #[test]
     fn an_end_without_its_beginning_starts_over() {
         let mut outbox = Outbox::new(1);
-        let (transfer, _) = outbox.begin(send(), MS * 0);
+        let (transfer, _) = outbox.begin(send(), Duration::ZERO);
         let (_, chunk) = outbox
             .chunk(transfer, 100, 200, Bytes::from(vec![0; 100]))
             .unwrap();
@@ -437,7 +437,7 @@ mod tests {
     #[test]
     fn a_receiver_that_claims_more_than_there_is_moves_nothing() {
         let mut outbox = Outbox::new(1);
-        let (transfer, _) = outbox.begin(send(), MS * 0);
+        let (transfer, _) = outbox.begin(send(), Duration::ZERO);
         for total_bytes in [None, Some(100)] {
             if let Some(total_bytes) = total_bytes {
                 outbox.chunk(transfer, 0, total_bytes, Bytes::new());
@@ -455,7 +455,7 @@ mod tests {
     #[test]
     fn a_receiver_that_is_silent_is_given_up() {
         let mut outbox = Outbox::new(1);
-        outbox.begin(send(), MS * 0);
+        outbox.begin(send(), Duration::ZERO);
         assert!(outbox.tick(MS * 900, MS * 50, MS * 1000).is_empty());
         assert_eq!(outbox.tick(MS * 1001, MS * 50, MS * 1000).len(), 1);
     }
@@ -463,9 +463,9 @@ mod tests {
     #[test]
     fn a_new_attempt_to_a_node_ends_the_one_before() {
         let mut outbox = Outbox::new(1);
-        let (first, none) = outbox.begin(send(), MS * 0);
+        let (first, none) = outbox.begin(send(), Duration::ZERO);
         assert_eq!(none, None);
-        let (second, before) = outbox.begin(send(), MS * 0);
+        let (second, before) = outbox.begin(send(), Duration::ZERO);
         assert_eq!(before, Some(first));
         assert_ne!(first, second);
     }

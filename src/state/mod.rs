@@ -29,6 +29,8 @@ mod sessions;
 mod set;
 mod settings;
 mod snapshot;
+// Its own tests and bench use more of it than the state machine does.
+#[allow(dead_code)]
 pub(crate) mod tree;
 mod znodes;
 
@@ -75,12 +77,6 @@ impl State {
     /// The last write applied.
     pub(crate) fn zxid(&self) -> Zxid {
         self.zxid
-    }
-
-    /// The time of the last write applied, in milliseconds since the Unix epoch.
-    #[cfg(test)]
-    pub(crate) fn time_ms(&self) -> i64 {
-        self.time_ms
     }
 
     /// The settings that all replicas share.

@@ -14,7 +14,7 @@ use crate::ids::{SessionId, Zxid};
 use crate::op::ReadOp;
 use crate::state::acl_table::{AclIndex, AclLists, OPEN_ACL};
 use crate::state::read::{ReadResult, Source, children_of, data_of, descendants, missing};
-use crate::state::sessions::{PublishedSession, PublishedSessions};
+use crate::state::sessions::PublishedSessions;
 use crate::state::tree::{TreeReader, View, Znode};
 use crate::state::znodes::Ephemerals;
 
@@ -66,6 +66,17 @@ impl Reader {
     /// The znode at a path, whoever may read it.
     pub(crate) fn znode(&self, path: &str) -> Option<Arc<Znode>> {
         self.cell.load().tree.get(path)
+    }
+
+    /// What is known of a session; `None` when there is none of this id.
+    #[cfg(test)]
+    pub(crate) fn session(&self, id: SessionId) -> Option<super::sessions::PublishedSession> {
+        let published = self.cell.load();
+        published
+            .facts_at(published.tree.zxid())
+            .sessions
+            .get(&id)
+            .cloned()
     }
 
     /// Reads, as of one moment; only the number of all children is counted while writes go on.

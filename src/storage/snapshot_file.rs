@@ -29,8 +29,9 @@ const HEADER_FIXED_BYTES: usize = 16;
 const FOOTER_BYTES: usize = 16;
 /// The longest header: a configuration of some 130,000 nodes.
 const HEADER_BYTES_MAX: u32 = 1 << 20;
-/// How much is written before it is synced, so that publishing has little left to wait for.
-const SYNC_EVERY_BYTES: u64 = 8 << 20;
+/// How much is written before it is synced: publishing has little left to wait for then, and the log's
+/// own syncs, which the disk takes in turn, never wait for more than this.
+const SYNC_EVERY_BYTES: u64 = 256 << 10;
 const MAGIC: u32 = u32::from_le_bytes(*b"QSNP");
 const FOOTER_MAGIC: u32 = u32::from_le_bytes(*b"QEND");
 const TEMPORARY_SUFFIX: &str = ".new";

@@ -8,7 +8,7 @@ use protobuf::{Message as _, RepeatedField, SingularPtrField};
 
 use super::{FORMAT, outcome};
 use crate::acl::{Acl, AuthId};
-use crate::ids::{SessionId, Zxid};
+use crate::ids::SessionId;
 use crate::proto::snapshot as records;
 use crate::proto::snapshot::Record_oneof_kind as Kind;
 use crate::state::State;

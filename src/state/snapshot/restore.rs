@@ -83,11 +83,6 @@ pub(crate) struct RestoredState {
 }
 
 impl RestoredState {
-    /// The last write that it holds.
-    pub(crate) fn zxid(&self) -> Zxid {
-        self.zxid
-    }
-
     /// The settings that it carries.
     pub(crate) fn settings(&self) -> &Settings {
         &self.znodes.settings

@@ -31,7 +31,8 @@ pub struct LogOptions {
     /// 4096 bytes and kept within 16 KiB and 1 GiB. A batch that is longer gets a segment of its
     /// own length. It may differ from open to open.
     pub segment_bytes: u64,
-    /// How many emptied segments are kept to be used again; 2 unless told.
+    /// How many emptied segments are kept to be used again; 9 unless told: what is written between two
+    /// snapshots at a node's defaults, so that no new file has to be filled with zeros meanwhile.
     pub spare_segments_max: usize,
 }
 
@@ -39,7 +40,7 @@ impl Default for LogOptions {
     fn default() -> LogOptions {
         LogOptions {
             segment_bytes: 8 << 20,
-            spare_segments_max: 2,
+            spare_segments_max: 9,
         }
     }
 }

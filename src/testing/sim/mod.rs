@@ -118,6 +118,8 @@ struct Up {
     writes: std::collections::VecDeque<(Duration, WriteJob)>,
     snapshots: std::collections::VecDeque<(Duration, SnapshotJob)>,
     next_turn: Duration,
+    /// Stopped by a signal: its threads stand still, its memory stays.
+    paused: bool,
 }
 
 /// What happens at a moment.
@@ -239,6 +241,7 @@ impl Sim {
             writes: Default::default(),
             snapshots: Default::default(),
             next_turn: self.now(),
+            paused: false,
         };
         self.nodes.insert(id, Some(up));
     }
@@ -250,6 +253,12 @@ impl Sim {
             // Its clients' calls end with the process that they were in.
             drop(up);
         }
+    }
+
+    /// Stops a node's threads, as SIGSTOP does, or lets them go on.
+    pub(super) fn pause(&mut self, id: u64, paused: bool) {
+        let up = self.nodes.get_mut(&id).and_then(Option::as_mut);
+        up.expect("it is up").paused = paused;
     }
 
     pub(super) fn restart(&mut self, id: u64) {
@@ -331,7 +340,7 @@ impl Sim {
         if let Some(Reverse((at, _, _))) = self.happenings.peek() {
             next = next.min(*at);
         }
-        for (_, up) in self.up() {
+        for (_, up) in self.up().filter(|(_, up)| !up.paused) {
             let disk = up.writes.front().map(|(at, _)| *at);
             let snapshots = up.snapshots.front().map(|(at, _)| *at);
             for at in [Some(up.next_turn), disk, snapshots].into_iter().flatten() {
@@ -411,6 +420,9 @@ impl Sim {
         let Some(Some(up)) = self.nodes.get_mut(&id) else {
             return;
         };
+        if up.paused {
+            return;
+        }
         while up.writes.front().is_some_and(|(at, _)| *at <= now) {
             let (_, job) = up.writes.pop_front().expect("it was just seen");
             let storage = &up.parts.storage;

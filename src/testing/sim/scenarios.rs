@@ -187,3 +187,74 @@ fn writes_that_fail_are_published_too_before_a_snapshot_is_taken() {
     }
     checks::replicas_agree(&sim);
 }
+
+#[test]
+fn a_leader_that_wakes_cut_off_answers_no_linearizable_read_from_the_past() {
+    // etcd #20418, openraft #1747: a leader that doesn't know that it was replaced.
+    for seed in seeds() {
+        let mut sim = Sim::new(seed, 3, Faults::NONE, plain);
+        Workload::prepare(&mut sim);
+        let old = sim.leader().expect("it has just served");
+        let other = sim.ids().into_iter().find(|id| *id != old).unwrap();
+        let at_old = open(&mut sim, old);
+        let at_other = open(&mut sim, other);
+        sim.isolate(old);
+        sim.pause(old, true);
+        let mut set = at_other.set("/register", "1", Version::ANY);
+        sim.run_while(SECOND * 30, |_| set.try_wait().is_none());
+        sim.pause(old, false);
+        let mut read = at_old.linearizable().get("/register");
+        let mut answer = None;
+        let cut_off = sim.now() + SECOND;
+        sim.run_until(cut_off, |_| {
+            answer = answer.take().or_else(|| read.try_wait())
+        });
+        assert!(!matches!(answer, Some(Ok(_))), "answered alone: {answer:?}");
+        sim.reconnect();
+        if answer.is_none() {
+            sim.run_while(SECOND * 30, |_| {
+                answer = read.try_wait();
+                answer.is_none()
+            });
+        }
+        if let Some(Ok((data, _))) = answer {
+            assert_eq!(&data[..], b"1");
+        }
+    }
+}
+
+#[test]
+fn a_leader_that_was_stopped_for_long_expires_nobody_when_it_wakes() {
+    // etcd #15247: a stalled leader ended live sessions as soon as it woke.
+    for seed in seeds() {
+        let mut sim = Sim::new(seed, 3, Faults::NONE, plain);
+        let leader = {
+            let id = sim.pick();
+            open(&mut sim, id);
+            sim.leader().expect("it has just served")
+        };
+        let other = sim.ids().into_iter().find(|id| *id != leader).unwrap();
+        let session = open(&mut sim, other);
+        // Everybody stands still, so that nobody else is elected meanwhile.
+        for id in sim.ids() {
+            sim.pause(id, true);
+        }
+        let later = sim.now() + SECOND * 60;
+        sim.run_until(later, |_| {});
+        sim.pause(leader, false);
+        let soon = sim.now() + SECOND / 10;
+        sim.run_until(soon, |_| {});
+        for id in sim.ids() {
+            sim.pause(id, false);
+        }
+        let soon = sim.now() + SECOND * 2;
+        sim.run_until(soon, |_| {});
+        for id in sim.ids() {
+            let state = sim.driver(id).state();
+            assert!(
+                state.session(session.id()).is_some(),
+                "expired on waking, seed {seed}"
+            );
+        }
+    }
+}
