@@ -375,7 +375,11 @@ impl Transport for Channels {
     fn start(&self, inbox: Arc<dyn Inbox>) -> Result<(), TransportError> {
         let (sender, messages) = mpsc::channel();
         self.wire.lock()[self.id.as_u64() as usize] = Some(sender);
-        let deliver = move || messages.into_iter().for_each(|message| drop(inbox.deliver(message)));
+        let deliver = move || {
+            for message in messages {
+                inbox.deliver(message);
+            }
+        };
         *self.thread.lock() = Some(std::thread::spawn(deliver));
         Ok(())
     }
