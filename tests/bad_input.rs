@@ -15,7 +15,10 @@ use support::{Cluster, Kind, Tap, Within, node_id};
 fn single() -> (Cluster, Session) {
     let cluster = Cluster::new(1);
     let session = cluster.session(1);
-    session.create("/a", "data", CreateMode::Persistent).within().unwrap();
+    session
+        .create("/a", "data", CreateMode::Persistent)
+        .within()
+        .unwrap();
     (cluster, session)
 }
 
@@ -46,11 +49,20 @@ fn a_path_that_is_none_is_refused_by_every_operation() {
         (long.as_str(), "longer"),
     ] {
         let refusals = [
-            session.create(path, "", CreateMode::Persistent).within().map(drop),
-            session.create(path, "", CreateMode::Ephemeral).within().map(drop),
+            session
+                .create(path, "", CreateMode::Persistent)
+                .within()
+                .map(drop),
+            session
+                .create(path, "", CreateMode::Ephemeral)
+                .within()
+                .map(drop),
             session.delete(path, Version::ANY).within(),
             session.set(path, "", Version::ANY).within().map(drop),
-            session.set_acl(path, &Acl::open(), Version::ANY).within().map(drop),
+            session
+                .set_acl(path, &Acl::open(), Version::ANY)
+                .within()
+                .map(drop),
             session.get(path).within().map(drop),
             session.exists(path).within().map(drop),
             session.children(path).within().map(drop),
@@ -59,7 +71,9 @@ fn a_path_that_is_none_is_refused_by_every_operation() {
             session.linearizable().get(path).within().map(drop),
             session.get_and_watch(path, &watcher).within().map(drop),
             session.exists_and_watch(path, &watcher).within().map(drop),
-            session.watch(path, WatchKind::Persistent, &watcher).map(drop),
+            session
+                .watch(path, WatchKind::Persistent, &watcher)
+                .map(drop),
             watcher.remove(path, WatchKind::Persistent),
         ];
         for (operation, refusal) in refusals.into_iter().enumerate() {
@@ -77,13 +91,25 @@ fn a_path_that_is_none_is_refused_by_every_operation() {
 #[test]
 fn a_sequential_path_may_end_with_a_slash_since_a_number_follows() {
     let (_cluster, session) = single();
-    let created = session.create("/a/", "", CreateMode::PersistentSequential).within().unwrap();
+    let created = session
+        .create("/a/", "", CreateMode::PersistentSequential)
+        .within()
+        .unwrap();
     assert_eq!(created.path, "/a/0000000000");
-    let error = session.create("/a//", "", CreateMode::PersistentSequential).within().unwrap_err();
+    let error = session
+        .create("/a//", "", CreateMode::PersistentSequential)
+        .within()
+        .unwrap_err();
     assert!(matches!(error, Error::InvalidPath { .. }));
-    let multi = session.multi().check("/a", Version::ANY).delete("/a/..", Version::ANY);
+    let multi = session
+        .multi()
+        .check("/a", Version::ANY)
+        .delete("/a/..", Version::ANY);
     let error = multi.commit().within().unwrap_err();
-    assert!(matches!(&error, Error::Multi { index: 1, error } if error.code() == -8), "{error:?}");
+    assert!(
+        matches!(&error, Error::Multi { index: 1, error } if error.code() == -8),
+        "{error:?}"
+    );
 }
 
 #[test]
@@ -91,12 +117,25 @@ fn a_version_that_does_not_match_is_named_with_the_one_found() {
     let (_cluster, session) = single();
     let expected = |version| {
         let (path, expected) = ("/a".to_string(), Version(version));
-        Error::BadVersion { path, expected, found: 0 }
+        Error::BadVersion {
+            path,
+            expected,
+            found: 0,
+        }
     };
     assert_eq!(session.set("/a", "", Version(1)).within(), Err(expected(1)));
-    assert_eq!(session.set("/a", "", Version(-2)).within(), Err(expected(-2)));
-    assert_eq!(session.delete("/a", Version(i32::MAX)).within(), Err(expected(i32::MAX)));
-    assert_eq!(session.set_acl("/a", &Acl::open(), Version(7)).within(), Err(expected(7)));
+    assert_eq!(
+        session.set("/a", "", Version(-2)).within(),
+        Err(expected(-2))
+    );
+    assert_eq!(
+        session.delete("/a", Version(i32::MAX)).within(),
+        Err(expected(i32::MAX))
+    );
+    assert_eq!(
+        session.set_acl("/a", &Acl::open(), Version(7)).within(),
+        Err(expected(7))
+    );
     unharmed(&session);
 }
 
@@ -106,11 +145,20 @@ fn data_over_the_limit_is_refused_however_large_on_any_node() {
     for id in [cluster.leader(), cluster.follower()] {
         let session = cluster.session(id);
         let path = format!("/by-{id}");
-        session.create(&path, vec![0; 1 << 20], CreateMode::Persistent).within().unwrap();
+        session
+            .create(&path, vec![0; 1 << 20], CreateMode::Persistent)
+            .within()
+            .unwrap();
         for bytes in [(1 << 20) + 1, 5 << 20, 9 << 20, 17 << 20] {
             for refusal in [
-                session.set(&path, vec![0; bytes], Version::ANY).within().map(drop),
-                session.create("/b", vec![0; bytes], CreateMode::Persistent).within().map(drop),
+                session
+                    .set(&path, vec![0; bytes], Version::ANY)
+                    .within()
+                    .map(drop),
+                session
+                    .create("/b", vec![0; bytes], CreateMode::Persistent)
+                    .within()
+                    .map(drop),
             ] {
                 let error = refusal.unwrap_err();
                 let Error::TooLarge { found, limit, .. } = error else {
@@ -120,7 +168,14 @@ fn data_over_the_limit_is_refused_however_large_on_any_node() {
             }
         }
         // What was called behind it is answered.
-        assert_eq!(session.set(&path, "small", Version(0)).within().unwrap().version, 1);
+        assert_eq!(
+            session
+                .set(&path, "small", Version(0))
+                .within()
+                .unwrap()
+                .version,
+            1
+        );
     }
 }
 
@@ -136,7 +191,11 @@ fn a_multi_that_is_too_large_is_refused_and_none_of_it_happens() {
     for bytes in [600_000, 1 << 20] {
         let mut large = session.multi();
         for number in 0..20 {
-            large = large.create(&format!("/n-{number}"), vec![0; bytes], CreateMode::Persistent);
+            large = large.create(
+                &format!("/n-{number}"),
+                vec![0; bytes],
+                CreateMode::Persistent,
+            );
         }
         let error = large.commit().within().unwrap_err();
         assert!(matches!(error, Error::TooLarge { .. }), "{error:?}");
@@ -174,7 +233,10 @@ fn empty_and_unknown_acls_are_refused_with_the_reason() {
         entry("digest", &"x".repeat(9 << 20)),
     ] {
         for refusal in [
-            session.create_with_acl("/b", "", CreateMode::Persistent, &acl).within().map(drop),
+            session
+                .create_with_acl("/b", "", CreateMode::Persistent, &acl)
+                .within()
+                .map(drop),
             session.set_acl("/a", &acl, Version::ANY).within().map(drop),
         ] {
             let error = refusal.unwrap_err();
@@ -203,14 +265,43 @@ fn times_to_live_out_of_range_are_refused() {
 #[test]
 fn what_is_not_there_or_in_the_way_is_named() {
     let (_cluster, session) = single();
-    session.create("/a/e", "", CreateMode::Ephemeral).within().unwrap();
-    let create = |path: &str| session.create(path, "", CreateMode::Persistent).within().unwrap_err();
-    assert_eq!(create("/none/b"), Error::NoNode { path: "/none".into() });
+    session
+        .create("/a/e", "", CreateMode::Ephemeral)
+        .within()
+        .unwrap();
+    let create = |path: &str| {
+        session
+            .create(path, "", CreateMode::Persistent)
+            .within()
+            .unwrap_err()
+    };
+    assert_eq!(
+        create("/none/b"),
+        Error::NoNode {
+            path: "/none".into()
+        }
+    );
     assert_eq!(create("/a"), Error::NodeExists { path: "/a".into() });
-    assert_eq!(create("/a/e/b"), Error::NoChildrenForEphemerals { parent: "/a/e".into() });
+    assert_eq!(
+        create("/a/e/b"),
+        Error::NoChildrenForEphemerals {
+            parent: "/a/e".into()
+        }
+    );
     let delete = |path: &str| session.delete(path, Version::ANY).within().unwrap_err();
-    assert_eq!(delete("/a"), Error::NotEmpty { path: "/a".into(), children: 1 });
-    assert_eq!(delete("/none"), Error::NoNode { path: "/none".into() });
+    assert_eq!(
+        delete("/a"),
+        Error::NotEmpty {
+            path: "/a".into(),
+            children: 1
+        }
+    );
+    assert_eq!(
+        delete("/none"),
+        Error::NoNode {
+            path: "/none".into()
+        }
+    );
     for system in ["/", "/zookeeper", "/zookeeper/quota", "/zookeeper/config"] {
         assert!(matches!(delete(system), Error::BadArguments { .. }));
     }
@@ -220,8 +311,11 @@ fn what_is_not_there_or_in_the_way_is_named() {
 #[test]
 fn a_node_that_makes_no_sense_does_not_start() {
     let network = Network::new(1);
-    let with_network =
-        |id| Node::builder(id).transport(network.endpoint(node_id(id.max(1)))).voters([1, 2, 3]);
+    let with_network = |id| {
+        Node::builder(id)
+            .transport(network.endpoint(node_id(id.max(1))))
+            .voters([1, 2, 3])
+    };
     let refusals: [(&str, NodeBuilder); 9] = [
         ("0 is no node's id", Node::builder(0)),
         ("id 0", with_network(1).voters([1, 0])),
@@ -231,21 +325,35 @@ fn a_node_that_makes_no_sense_does_not_start() {
         ("needs a transport", Node::builder(1).voters([1, 2])),
         ("tick is zero", Node::builder(1).tick(Duration::ZERO)),
         ("data_bytes_max", Node::builder(1).data_bytes_max(u32::MAX)),
-        ("session_writes_max", Node::builder(1).session_writes_max(1 << 20)),
+        (
+            "session_writes_max",
+            Node::builder(1).session_writes_max(1 << 20),
+        ),
     ];
     for (word, builder) in refusals {
         let error = builder.start().expect_err(word);
-        assert!(error.to_string().contains(word), "{error} instead of {word}");
+        assert!(
+            error.to_string().contains(word),
+            "{error} instead of {word}"
+        );
         assert!(matches!(error, StartError::Option { .. }), "{error:?}");
     }
     for ticks in [0, 1, usize::MAX] {
-        let error = Node::builder(1).election_ticks(ticks).start().expect_err("no such election");
+        let error = Node::builder(1)
+            .election_ticks(ticks)
+            .start()
+            .expect_err("no such election");
         assert!(error.to_string().contains("raft"), "{error}");
     }
-    let both = Node::builder(1).storage(Memory::new()).data_dir("/nonexistent/quorate");
+    let both = Node::builder(1)
+        .storage(Memory::new())
+        .data_dir("/nonexistent/quorate");
     assert!(matches!(both.start(), Err(StartError::Option { .. })));
     let nowhere = Node::builder(1).data_dir("/proc/no/such/place");
-    assert!(matches!(nowhere.start(), Err(StartError::Storage(StorageError::Io { .. }))));
+    assert!(matches!(
+        nowhere.start(),
+        Err(StartError::Storage(StorageError::Io { .. }))
+    ));
 }
 
 #[test]
@@ -253,9 +361,15 @@ fn a_node_started_twice_on_one_address_is_refused_and_the_first_goes_on() {
     let mut cluster = Cluster::new(3);
     let session = cluster.session(1);
     let endpoint = cluster.network.endpoint(node_id(1));
-    let twin = Node::builder(1).voters([1, 2, 3]).transport(endpoint).start();
+    let twin = Node::builder(1)
+        .voters([1, 2, 3])
+        .transport(endpoint)
+        .start();
     assert!(matches!(twin, Err(StartError::Transport(_))));
-    session.create("/a", "", CreateMode::Persistent).within().unwrap();
+    session
+        .create("/a", "", CreateMode::Persistent)
+        .within()
+        .unwrap();
     cluster.stop(1);
     cluster.start(1);
 }
@@ -271,16 +385,24 @@ fn a_directory_of_another_node_or_cluster_is_refused_and_unharmed() {
         };
         let node = on_disk(Node::builder(1)).start().unwrap();
         let session = node.session().open().within().unwrap();
-        session.create("/a", "data", CreateMode::Persistent).within().unwrap();
+        session
+            .create("/a", "data", CreateMode::Persistent)
+            .within()
+            .unwrap();
         drop((session, node));
         let network = Network::new(1);
         for stranger in [
             Node::builder(2),
             Node::builder(1).cluster("another"),
-            Node::builder(1).voters([1, 2]).transport(network.endpoint(node_id(1))),
+            Node::builder(1)
+                .voters([1, 2])
+                .transport(network.endpoint(node_id(1))),
         ] {
             let error = on_disk(stranger).start().expect_err("it is another's");
-            let wrong = matches!(error, StartError::Storage(StorageError::WrongIdentity { .. }));
+            let wrong = matches!(
+                error,
+                StartError::Storage(StorageError::WrongIdentity { .. })
+            );
             assert!(wrong, "{error:?}");
         }
         let node = on_disk(Node::builder(1)).start().unwrap();
@@ -298,7 +420,10 @@ fn tapped() -> (Cluster, Tap) {
         _ => builder.transport(other.endpoint(node_id(id))),
     });
     let session = cluster.session(1);
-    session.create("/a", "data", CreateMode::Persistent).within().unwrap();
+    session
+        .create("/a", "data", CreateMode::Persistent)
+        .within()
+        .unwrap();
     lead(&cluster, 1);
     (cluster, tap)
 }
@@ -347,12 +472,18 @@ fn garbage_from_a_peer_is_dropped() {
     for round in 0..3_000 {
         let length = [0, 1, 7, 40, 300, 5_000][round % 6];
         let garbage = (0..length).map(|_| {
-            random = random.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            random = random
+                .wrapping_mul(6364136223846793005)
+                .wrapping_add(1442695040888963407);
             (random >> 33) as u8
         });
         let garbage: Vec<u8> = garbage.collect();
         let kind = (round % 8) as u8;
-        let framed = if round % 2 == 0 { garbage } else { bytes_field(kind, &garbage) };
+        let framed = if round % 2 == 0 {
+            garbage
+        } else {
+            bytes_field(kind, &garbage)
+        };
         tap.inject(id, 2 + (round as u64 & 1), 1, framed);
     }
     all_well(&cluster);
@@ -402,7 +533,10 @@ fn messages_of_another_cluster_to_another_node_and_from_unknown_nodes_change_not
     let id = cluster.node(1).cluster();
     for message in tap.sent() {
         let payload = message.payload().to_vec();
-        assert!(!tap.inject(ClusterId(id.0 ^ 1), 2, 1, payload.clone()), "of another cluster");
+        assert!(
+            !tap.inject(ClusterId(id.0 ^ 1), 2, 1, payload.clone()),
+            "of another cluster"
+        );
         assert!(!tap.inject(id, 2, 3, payload.clone()), "to another node");
         for stranger in [4, 99, u64::MAX] {
             tap.inject(id, stranger, 1, payload.clone());
@@ -419,8 +553,12 @@ fn a_request_of_a_peer_that_cannot_be_read_stops_no_replica() {
     let (mut cluster, tap) = tapped();
     let id = cluster.node(1).cluster();
     let request = |session: u8, sequence: u8, op: &[u8]| {
-        let fields =
-            [number_field(1, session), number_field(3, sequence), bytes_field(5, op)].concat();
+        let fields = [
+            number_field(1, session),
+            number_field(3, sequence),
+            bytes_field(5, op),
+        ]
+        .concat();
         bytes_field(2, &bytes_field(1, &fields))
     };
     let expire = bytes_field(11, &number_field(1, 1));
@@ -432,7 +570,12 @@ fn a_request_of_a_peer_that_cannot_be_read_stops_no_replica() {
         tap.inject(id, 2, 1, request(1, sequence, b"\xff\xff not an operation"));
         tap.inject(id, 2, 1, request(1, sequence, b""));
         tap.inject(id, 2, 1, request(0, sequence, &expire));
-        tap.inject(id, 2, 1, request(0, sequence, &bytes_field(12, &bytes_field(1, b"/a"))));
+        tap.inject(
+            id,
+            2,
+            1,
+            request(0, sequence, &bytes_field(12, &bytes_field(1, b"/a"))),
+        );
         tap.inject(id, 2, 1, request(0, sequence, &bytes_field(7, b"")));
     }
     all_well(&cluster);

@@ -24,12 +24,21 @@ fn requests_at_any_node_reach_the_leader() {
     let cluster = Cluster::new(3);
     for id in 1..=3 {
         let session = cluster.session(id);
-        session.create(&format!("/by-{id}"), "", CreateMode::Persistent).within().unwrap();
+        session
+            .create(&format!("/by-{id}"), "", CreateMode::Persistent)
+            .within()
+            .unwrap();
     }
     let session = cluster.session(1);
     session.sync().within().unwrap();
     for id in 1..=3 {
-        assert!(session.exists(&format!("/by-{id}")).within().unwrap().is_some());
+        assert!(
+            session
+                .exists(&format!("/by-{id}"))
+                .within()
+                .unwrap()
+                .is_some()
+        );
     }
 }
 
@@ -37,7 +46,10 @@ fn requests_at_any_node_reach_the_leader() {
 fn a_followers_session_reads_its_own_writes_at_once() {
     let cluster = Cluster::new(3);
     let session = cluster.session(cluster.follower());
-    session.create("/a", "0", CreateMode::Persistent).within().unwrap();
+    session
+        .create("/a", "0", CreateMode::Persistent)
+        .within()
+        .unwrap();
     for round in 0..100 {
         let value = round.to_string();
         session.set("/a", &value, Version::ANY).within().unwrap();
@@ -81,14 +93,20 @@ fn each_write_happens_once_though_three_leaders_fall_while_it_is_under_way() {
     let mut cluster = Cluster::new(5);
     let home = cluster.follower();
     let session = cluster.session(home);
-    session.create("/q", "", CreateMode::Persistent).within().unwrap();
+    session
+        .create("/q", "", CreateMode::Persistent)
+        .within()
+        .unwrap();
     let mut calls: Vec<Pending<Created>> = Vec::new();
     let mut away = None;
     for _ in 0..3 {
         let mut leader = cluster.leader();
         if leader == home {
             let heir = *cluster.running().iter().find(|&&id| id != home).unwrap();
-            cluster.node(home).transfer_leadership(node_id(heir)).unwrap();
+            cluster
+                .node(home)
+                .transfer_leadership(node_id(heir))
+                .unwrap();
             support::eventually("another leads", || {
                 leader = cluster.leader();
                 leader != home
@@ -107,7 +125,10 @@ fn each_write_happens_once_though_three_leaders_fall_while_it_is_under_way() {
         results.push(name(&call.within().unwrap()));
     }
     let expected: Vec<String> = (0..120).map(|number| format!("n-{number:010}")).collect();
-    assert_eq!(results, expected, "each call has its own result, in the order of the calls");
+    assert_eq!(
+        results, expected,
+        "each call has its own result, in the order of the calls"
+    );
     assert_eq!(children(&session, "/q"), expected.into_iter().collect());
 }
 
@@ -116,7 +137,10 @@ fn one_sequential_create_through_three_leaders_yields_one_znode() {
     let cluster = Cluster::new(3);
     let home = cluster.follower();
     let session = cluster.session(home);
-    session.create("/q", "", CreateMode::Persistent).within().unwrap();
+    session
+        .create("/q", "", CreateMode::Persistent)
+        .within()
+        .unwrap();
     // The first leader takes the write but its log reaches nobody, so that it has to be sent again.
     let first = cluster.leader();
     let others: Vec<u64> = (1..=3).filter(|&id| id != first).collect();
@@ -127,7 +151,9 @@ fn one_sequential_create_through_three_leaders_yields_one_znode() {
     let second = cluster.leader_among(&others);
     cluster.network.heal();
     let third = cluster.leader();
-    let heir = (1..=3).find(|&id| id != third && id != second).unwrap_or(first);
+    let heir = (1..=3)
+        .find(|&id| id != third && id != second)
+        .unwrap_or(first);
     let _ = cluster.node(third).transfer_leadership(node_id(heir));
     let created = name(&call.within().unwrap());
     cluster.leader();
@@ -141,14 +167,20 @@ fn writes_that_were_committed_unheard_are_not_done_again_by_the_next_leader() {
     let first = cluster.leader();
     let second = (1..=3).find(|&id| id != home && id != first).unwrap();
     let session = cluster.session(home);
-    let queue = session.create("/q", "", CreateMode::Persistent).within().unwrap();
+    let queue = session
+        .create("/q", "", CreateMode::Persistent)
+        .within()
+        .unwrap();
     // The first leader hears the writes and commits them, but their node doesn't hear of it.
     cluster.network.cut(node_id(first), node_id(home));
     let calls: Vec<_> = (0..50)
         .map(|_| session.create("/q/n-", "", CreateMode::PersistentSequential))
         .collect();
     let done = |status: &quorate::NodeStatus| status.zxid.0 >= queue.stat.czxid.0 + 50;
-    cluster.node(second).wait_for(support::PATIENCE, done).unwrap();
+    cluster
+        .node(second)
+        .wait_for(support::PATIENCE, done)
+        .unwrap();
     // The second one is sent them again before their node has caught up.
     support::eventually("the second leads", || {
         let _ = cluster.node(first).transfer_leadership(node_id(second));
@@ -166,7 +198,10 @@ fn writes_of_a_node_that_is_stopped_are_answered_or_their_outcome_is_told_as_unk
     let mut cluster = Cluster::new(3);
     let leader = cluster.leader();
     let session = cluster.session(leader);
-    session.create("/q", "", CreateMode::Persistent).within().unwrap();
+    session
+        .create("/q", "", CreateMode::Persistent)
+        .within()
+        .unwrap();
     let calls: Vec<_> = (0..500)
         .map(|_| session.create("/q/n-", "", CreateMode::PersistentSequential))
         .collect();
@@ -187,17 +222,31 @@ fn writes_of_a_node_that_is_stopped_are_answered_or_their_outcome_is_told_as_unk
     }
     let left = children(&cluster.session(cluster.leader()), "/q");
     assert!(left.is_superset(&done), "an acknowledged write is missing");
-    assert!(left.len() <= done.len() + unknown, "a write happened that was told not to have");
+    assert!(
+        left.len() <= done.len() + unknown,
+        "a write happened that was told not to have"
+    );
 }
 
 #[test]
 fn a_counter_counts_each_increment_once_over_a_network_that_loses_doubles_and_reorders() {
     let cluster = Cluster::new(3);
     let session = cluster.session(1);
-    session.create("/counter", "0", CreateMode::Persistent).within().unwrap();
-    session.create("/log", "", CreateMode::Persistent).within().unwrap();
-    let faults = Faults::default().loss(0.05).duplication(0.1).reordering(0.1);
-    cluster.network.set_faults(faults.delay(Duration::ZERO, Duration::from_millis(3)));
+    session
+        .create("/counter", "0", CreateMode::Persistent)
+        .within()
+        .unwrap();
+    session
+        .create("/log", "", CreateMode::Persistent)
+        .within()
+        .unwrap();
+    let faults = Faults::default()
+        .loss(0.05)
+        .duplication(0.1)
+        .reordering(0.1);
+    cluster
+        .network
+        .set_faults(faults.delay(Duration::ZERO, Duration::from_millis(3)));
     let increments = std::thread::scope(|scope| {
         let counters: Vec<_> = (1..=3)
             .map(|id| {
@@ -226,7 +275,10 @@ fn a_counter_counts_each_increment_once_over_a_network_that_loses_doubles_and_re
                 })
             })
             .collect();
-        counters.into_iter().map(|counter| counter.join().unwrap()).sum::<u64>()
+        counters
+            .into_iter()
+            .map(|counter| counter.join().unwrap())
+            .sum::<u64>()
     });
     cluster.network.heal();
     let (data, _) = session.linearizable().get("/counter").within().unwrap();
@@ -238,7 +290,11 @@ fn a_counter_counts_each_increment_once_over_a_network_that_loses_doubles_and_re
 fn writes_go_on_while_leadership_is_handed_round_and_each_happens_once() {
     let cluster = Cluster::new(3);
     let stop = AtomicBool::new(false);
-    cluster.session(1).create("/q", "", CreateMode::Persistent).within().unwrap();
+    cluster
+        .session(1)
+        .create("/q", "", CreateMode::Persistent)
+        .within()
+        .unwrap();
     let calls = std::thread::scope(|scope| {
         let writers: Vec<_> = (1..=3)
             .map(|id| {
@@ -263,7 +319,10 @@ fn writes_go_on_while_leadership_is_handed_round_and_each_happens_once() {
             session.sync().within().unwrap();
         }
         stop.store(true, Ordering::Relaxed);
-        writers.into_iter().map(|writer| writer.join().unwrap()).sum::<usize>()
+        writers
+            .into_iter()
+            .map(|writer| writer.join().unwrap())
+            .sum::<usize>()
     });
     assert!(calls > 0);
     assert_eq!(children(&cluster.session(1), "/q").len(), calls);

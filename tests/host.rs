@@ -64,7 +64,12 @@ impl Consensus for TrustingCore {
     fn propose(&mut self, data: Bytes) -> Result<(), ProposeError> {
         self.last_index += 1;
         let (index, term) = (self.last_index, self.term);
-        self.proposed.push(LogEntry { index, term, kind: EntryKind::Command, data });
+        self.proposed.push(LogEntry {
+            index,
+            term,
+            kind: EntryKind::Command,
+            data,
+        });
         Ok(())
     }
 
@@ -80,11 +85,15 @@ impl Consensus for TrustingCore {
     }
 
     fn change_membership(&mut self, _changes: &[MembershipChange]) -> Result<(), ProposeError> {
-        Err(ProposeError::InvalidMembershipChange { reason: "I am alone".into() })
+        Err(ProposeError::InvalidMembershipChange {
+            reason: "I am alone".into(),
+        })
     }
 
     fn transfer_leadership(&mut self, _to: NodeId) -> Result<(), ProposeError> {
-        Err(ProposeError::InvalidMembershipChange { reason: "I am alone".into() })
+        Err(ProposeError::InvalidMembershipChange {
+            reason: "I am alone".into(),
+        })
     }
 
     fn campaign(&mut self) {}
@@ -98,24 +107,38 @@ impl Consensus for TrustingCore {
         self.writes += 1;
         ready.number = self.writes;
         if !self.begun || !self.proposed.is_empty() {
-            let hard_state = HardState { term: self.term, vote: Some(self.id), commit: self.commit };
+            let hard_state = HardState {
+                term: self.term,
+                vote: Some(self.id),
+                commit: self.commit,
+            };
             ready.write.hard_state = Some(hard_state);
             ready.write.entries = std::mem::take(&mut self.proposed);
             self.begun = true;
         }
         self.writing.push_back((self.writes, self.last_index));
         if self.given_out < self.commit {
-            let entries = self.storage.entries(self.given_out + 1, self.commit + 1, u64::MAX);
+            let entries = self
+                .storage
+                .entries(self.given_out + 1, self.commit + 1, u64::MAX);
             ready.committed = entries.expect("they were written");
             self.given_out = self.commit;
         }
         let index = self.commit;
-        ready.barriers = self.barriers.drain(..).map(|barrier| (barrier, index)).collect();
+        ready.barriers = self
+            .barriers
+            .drain(..)
+            .map(|barrier| (barrier, index))
+            .collect();
         Some(ready)
     }
 
     fn persisted(&mut self, number: u64) {
-        while self.writing.front().is_some_and(|(write, _)| *write <= number) {
+        while self
+            .writing
+            .front()
+            .is_some_and(|(write, _)| *write <= number)
+        {
             self.commit = self.writing.pop_front().unwrap().1;
         }
     }
@@ -158,14 +181,26 @@ fn single_voter(id: NodeId, storage: Arc<dyn Storage>) -> Result<Box<dyn Consens
 /// The same cluster of one on every core that leads from its start.
 fn on_each_core(test: impl Fn(Cluster)) {
     for core in [trusting, single_voter] {
-        test(Cluster::with(1, Kind::Memory, move |_, builder: NodeBuilder| {
-            builder.consensus(core).snapshot_log_bytes(1_000).log_entries_kept(1)
-        }));
+        test(Cluster::with(
+            1,
+            Kind::Memory,
+            move |_, builder: NodeBuilder| {
+                builder
+                    .consensus(core)
+                    .snapshot_log_bytes(1_000)
+                    .log_entries_kept(1)
+            },
+        ));
     }
 }
 
 fn is_there(session: &Session, path: &str) -> bool {
-    session.linearizable().exists(path).within().unwrap().is_some()
+    session
+        .linearizable()
+        .exists(path)
+        .within()
+        .unwrap()
+        .is_some()
 }
 
 #[test]
@@ -173,14 +208,22 @@ fn a_node_runs_on_a_hosts_own_consensus_core_and_comes_back_on_it() {
     on_each_core(|mut cluster| {
         let session = cluster.session(1);
         let mut watcher = session.watcher(8);
-        session.create("/a", "0", CreateMode::Persistent).within().unwrap();
+        session
+            .create("/a", "0", CreateMode::Persistent)
+            .within()
+            .unwrap();
         session.get_and_watch("/a", &watcher).within().unwrap();
-        let calls: Vec<_> = (0..200).map(|_| session.set("/a", "x", Version::ANY)).collect();
+        let calls: Vec<_> = (0..200)
+            .map(|_| session.set("/a", "x", Version::ANY))
+            .collect();
         for (version, call) in calls.into_iter().enumerate() {
             assert_eq!(call.within().unwrap().version as usize, version + 1);
         }
         assert_eq!(support::next_change(&mut watcher).path.as_str(), "/a");
-        assert_eq!(session.linearizable().get("/a").within().unwrap().1.version, 200);
+        assert_eq!(
+            session.linearizable().get("/a").within().unwrap().1.version,
+            200
+        );
         cluster.stop(1);
         cluster.start(1);
         let (_, stat) = cluster.session(1).get("/a").within().unwrap();
@@ -193,9 +236,15 @@ fn sessions_of_before_a_restart_expire_under_a_core_that_leads_at_once() {
     // Nobody had noticed that a term had begun, so nobody tracked the sessions of the snapshot.
     on_each_core(|mut cluster| {
         let session = cluster.session_of(1, Duration::from_secs(1));
-        session.create("/e", "", CreateMode::Ephemeral).within().unwrap();
+        session
+            .create("/e", "", CreateMode::Ephemeral)
+            .within()
+            .unwrap();
         for number in 0..100 {
-            session.create(&format!("/{number}"), "", CreateMode::Persistent).within().unwrap();
+            session
+                .create(&format!("/{number}"), "", CreateMode::Persistent)
+                .within()
+                .unwrap();
         }
         cluster.stop(1);
         cluster.start(1);
@@ -226,7 +275,10 @@ struct FailingStorage {
 
 impl FailingStorage {
     fn new() -> FailingStorage {
-        FailingStorage { inner: Memory::new(), appends_left: Arc::new(AtomicI64::new(i64::MAX)) }
+        FailingStorage {
+            inner: Memory::new(),
+            appends_left: Arc::new(AtomicI64::new(i64::MAX)),
+        }
     }
 
     fn fail_after(&self, appends: i64) {
@@ -251,7 +303,11 @@ impl Storage for FailingStorage {
     fn append(&self, batch: &WriteBatch) -> Result<(), StorageError> {
         if self.appends_left.fetch_sub(1, Ordering::SeqCst) <= 0 {
             let (path, reason) = ("the disk".to_string(), "it is on fire".to_string());
-            return Err(StorageError::Io { doing: "sync", path, reason });
+            return Err(StorageError::Io {
+                doing: "sync",
+                path,
+                reason,
+            });
         }
         self.inner.append(batch)
     }
@@ -289,11 +345,17 @@ fn a_node_whose_disk_fails_acknowledges_nothing_more_and_says_why() {
     let storage = FailingStorage::new();
     let node = Node::builder(1).storage(storage.clone()).start().unwrap();
     let session = node.session().open().within().unwrap();
-    session.create("/q", "", CreateMode::Persistent).within().unwrap();
+    session
+        .create("/q", "", CreateMode::Persistent)
+        .within()
+        .unwrap();
     storage.fail_after(3);
     let mut acknowledged = 0;
     let error = loop {
-        match session.create("/q/n-", "", CreateMode::PersistentSequential).within() {
+        match session
+            .create("/q/n-", "", CreateMode::PersistentSequential)
+            .within()
+        {
             Ok(_) => acknowledged += 1,
             Err(error) => break error,
         }
@@ -303,7 +365,10 @@ fn a_node_whose_disk_fails_acknowledges_nothing_more_and_says_why() {
     let reason = node.status().stopped.expect("it has stopped");
     assert_eq!(reason, "storage: cannot sync the disk: it is on fire");
     let stopped = Error::Stopped { reason };
-    assert_eq!(session.set("/q", "", Version::ANY).within().unwrap_err(), stopped);
+    assert_eq!(
+        session.set("/q", "", Version::ANY).within().unwrap_err(),
+        stopped
+    );
     assert_eq!(session.get("/q").within().unwrap_err(), stopped);
     assert_eq!(node.session().open().within().unwrap_err(), stopped);
     drop(node);
@@ -311,7 +376,10 @@ fn a_node_whose_disk_fails_acknowledges_nothing_more_and_says_why() {
     storage.fail_after(i64::MAX);
     let node = Node::builder(1).storage(storage).start().unwrap();
     let session = node.session().open().within().unwrap();
-    assert_eq!(session.children("/q").within().unwrap().0.len(), acknowledged);
+    assert_eq!(
+        session.children("/q").within().unwrap().0.len(),
+        acknowledged
+    );
 }
 
 #[test]
@@ -338,7 +406,10 @@ fn a_disk_that_fails_at_any_write_loses_nothing_that_was_acknowledged() {
         let node = Node::builder(1).storage(storage).start().unwrap();
         let session = node.session().open().within().unwrap();
         for path in acknowledged {
-            assert!(session.exists(&path).within().unwrap().is_some(), "{path} is lost");
+            assert!(
+                session.exists(&path).within().unwrap().is_some(),
+                "{path} is lost"
+            );
         }
     }
 }
@@ -352,13 +423,22 @@ fn the_failed_disk_of_one_node_does_not_harm_its_cluster() {
         _ => builder,
     });
     let session = cluster.session(1);
-    session.create("/a", "", CreateMode::Persistent).within().unwrap();
+    session
+        .create("/a", "", CreateMode::Persistent)
+        .within()
+        .unwrap();
     disk.fail_after(0);
     for version in 0..20 {
         session.set("/a", "x", Version(version)).within().unwrap();
     }
-    cluster.node(3).wait_for(PATIENCE, |status| status.stopped.is_some()).unwrap();
-    assert_eq!(session.linearizable().get("/a").within().unwrap().1.version, 20);
+    cluster
+        .node(3)
+        .wait_for(PATIENCE, |status| status.stopped.is_some())
+        .unwrap();
+    assert_eq!(
+        session.linearizable().get("/a").within().unwrap().1.version,
+        20
+    );
 }
 
 type Wire = Arc<Mutex<Vec<Option<mpsc::Sender<Message>>>>>;
@@ -403,7 +483,10 @@ struct OddClock(std::time::Instant);
 
 impl Clock for OddClock {
     fn now(&self) -> Now {
-        Now { monotonic: Duration::from_secs(1 << 30) + self.0.elapsed(), wall_ms: -7 }
+        Now {
+            monotonic: Duration::from_secs(1 << 30) + self.0.elapsed(),
+            wall_ms: -7,
+        }
     }
 }
 
@@ -413,12 +496,19 @@ fn a_cluster_runs_on_a_hosts_own_transport_storage_and_clock() {
     let cluster = Cluster::with(3, Kind::Memory, move |id, builder| {
         let (id, wire) = (support::node_id(id), wire.clone());
         builder
-            .transport(Channels { id, wire, thread: Mutex::new(None) })
+            .transport(Channels {
+                id,
+                wire,
+                thread: Mutex::new(None),
+            })
             .storage(FailingStorage::new())
             .clock(OddClock(std::time::Instant::now()))
     });
     let session = cluster.session(cluster.follower());
-    let created = session.create("/a", "", CreateMode::Persistent).within().unwrap();
+    let created = session
+        .create("/a", "", CreateMode::Persistent)
+        .within()
+        .unwrap();
     assert_eq!(created.stat.ctime_ms, -7);
     session.linearizable().get("/a").within().unwrap();
     assert!(session.is_certain());

@@ -19,7 +19,10 @@ fn version(session: &Session, path: &str) -> i32 {
 fn a_linearizable_read_on_any_node_sees_what_was_answered_anywhere() {
     let cluster = Cluster::new(3);
     let sessions: Vec<_> = (1..=3).map(|id| cluster.session(id)).collect();
-    sessions[0].create("/a", "", CreateMode::Persistent).within().unwrap();
+    sessions[0]
+        .create("/a", "", CreateMode::Persistent)
+        .within()
+        .unwrap();
     for round in 0..60 {
         let writer = &sessions[round % 3];
         let written = writer.set("/a", "x", Version::ANY).within().unwrap();
@@ -35,7 +38,10 @@ fn after_a_sync_plain_reads_see_what_was_answered_before_it() {
     let cluster = Cluster::new(3);
     let writer = cluster.session(cluster.leader());
     let reader = cluster.session(cluster.follower());
-    writer.create("/a", "", CreateMode::Persistent).within().unwrap();
+    writer
+        .create("/a", "", CreateMode::Persistent)
+        .within()
+        .unwrap();
     for _ in 0..100 {
         let written = writer.set("/a", "x", Version::ANY).within().unwrap();
         reader.sync().within().unwrap();
@@ -49,13 +55,21 @@ fn a_leader_that_was_cut_off_answers_no_linearizable_read_with_old_data() {
     let old = cluster.leader();
     let others: Vec<u64> = (1..=3).filter(|&id| id != old).collect();
     let at_old = cluster.session(old);
-    at_old.create("/a", "", CreateMode::Persistent).within().unwrap();
+    at_old
+        .create("/a", "", CreateMode::Persistent)
+        .within()
+        .unwrap();
     cluster.network.isolate(node_id(old));
     let read = at_old.linearizable().get("/a");
-    let write = cluster.session(cluster.leader_among(&others)).set("/a", "new", Version::ANY);
+    let write = cluster
+        .session(cluster.leader_among(&others))
+        .set("/a", "new", Version::ANY);
     write.within().unwrap();
     let mut late = at_old.linearizable().get("/a");
-    assert_eq!(late.wait_timeout(Duration::from_millis(50)).unwrap_err(), Error::Timeout);
+    assert_eq!(
+        late.wait_timeout(Duration::from_millis(50)).unwrap_err(),
+        Error::Timeout
+    );
     cluster.network.heal();
     assert_eq!(&late.within().unwrap().0[..], b"new");
     read.within().unwrap();
@@ -66,7 +80,10 @@ fn barriers_under_way_when_the_leader_falls_are_answered_by_the_next() {
     let mut cluster = Cluster::new(3);
     let home = cluster.follower();
     let session = cluster.session(home);
-    session.create("/a", "", CreateMode::Persistent).within().unwrap();
+    session
+        .create("/a", "", CreateMode::Persistent)
+        .within()
+        .unwrap();
     for _ in 0..2 {
         let leader = cluster.leader();
         if leader == home {
@@ -95,7 +112,10 @@ fn barriers_under_way_when_the_leader_falls_are_answered_by_the_next() {
 fn time_does_not_go_back_for_a_session_that_moves() {
     let cluster = Cluster::new(3);
     let writer = cluster.session(1);
-    writer.create("/a", "", CreateMode::Persistent).within().unwrap();
+    writer
+        .create("/a", "", CreateMode::Persistent)
+        .within()
+        .unwrap();
     let mut reader = cluster.session(1);
     std::thread::scope(|scope| {
         scope.spawn(|| {
@@ -110,7 +130,10 @@ fn time_does_not_go_back_for_a_session_that_moves() {
             assert!(found >= seen, "{found} after {seen}");
             seen = found;
             home = home % 3 + 1;
-            let attach = cluster.node(home).session().timeout(Duration::from_secs(60));
+            let attach = cluster
+                .node(home)
+                .session()
+                .timeout(Duration::from_secs(60));
             reader = attach.attach(&reader.credentials()).within().unwrap();
         }
     });
@@ -120,10 +143,20 @@ fn time_does_not_go_back_for_a_session_that_moves() {
 fn several_reads_are_of_one_moment_and_each_has_its_own_result() {
     let cluster = Cluster::new(1);
     let session = cluster.session(1);
-    session.create("/a", "1", CreateMode::Persistent).within().unwrap();
-    session.create("/a/b", "", CreateMode::Persistent).within().unwrap();
+    session
+        .create("/a", "1", CreateMode::Persistent)
+        .within()
+        .unwrap();
+    session
+        .create("/a/b", "", CreateMode::Persistent)
+        .within()
+        .unwrap();
     let reads = ["/a", "/none"].map(|path| Read::Data(path.into()));
-    let reads = [&reads[..], &[Read::Children("/a".into()), Read::Data("no".into())]].concat();
+    let reads = [
+        &reads[..],
+        &[Read::Children("/a".into()), Read::Data("no".into())],
+    ]
+    .concat();
     let answers = session.multi_read(&reads).within().unwrap();
     assert!(matches!(&answers[0], Ok(ReadAnswer::Data(data, _)) if &data[..] == b"1"));
     assert!(matches!(&answers[1], Err(Error::NoNode { .. })));
@@ -170,18 +203,27 @@ fn a_wait_that_times_out_can_be_repeated_and_cancels_nothing() {
     let session = cluster.session(home);
     cluster.network.isolate(node_id(home));
     let mut call = session.create("/a", "", CreateMode::Persistent);
-    assert_eq!(call.wait_timeout(Duration::ZERO).unwrap_err(), Error::Timeout);
+    assert_eq!(
+        call.wait_timeout(Duration::ZERO).unwrap_err(),
+        Error::Timeout
+    );
     let soon = Instant::now() + Duration::from_millis(10);
     assert_eq!(call.wait_until(soon).unwrap_err(), Error::Timeout);
     cluster.network.heal();
-    assert_eq!(call.wait_until(Instant::now() + PATIENCE).unwrap().path, "/a");
+    assert_eq!(
+        call.wait_until(Instant::now() + PATIENCE).unwrap().path,
+        "/a"
+    );
 }
 
 #[test]
 fn operations_take_effect_in_the_order_of_the_calls_whoever_polls_them_or_not() {
     let cluster = Cluster::new(3);
     let session = cluster.session(cluster.follower());
-    session.create("/a", "", CreateMode::Persistent).within().unwrap();
+    session
+        .create("/a", "", CreateMode::Persistent)
+        .within()
+        .unwrap();
     let first = session.set("/a", "1", Version(0));
     drop(session.set("/a", "2", Version(1)));
     let third = session.set("/a", "3", Version(2));
@@ -195,7 +237,10 @@ fn operations_take_effect_in_the_order_of_the_calls_whoever_polls_them_or_not() 
 fn what_a_full_session_refuses_did_not_happen_and_the_rest_did() {
     let cluster = Cluster::with(3, Kind::Memory, |_, builder| builder.session_writes_max(8));
     let session = cluster.session(cluster.follower());
-    session.create("/q", "", CreateMode::Persistent).within().unwrap();
+    session
+        .create("/q", "", CreateMode::Persistent)
+        .within()
+        .unwrap();
     let calls: Vec<_> = (0..2_000)
         .map(|_| session.create("/q/n-", "", CreateMode::PersistentSequential))
         .collect();
@@ -206,7 +251,10 @@ fn what_a_full_session_refuses_did_not_happen_and_the_rest_did() {
 fn what_a_full_node_refuses_did_not_happen_and_the_rest_did() {
     let cluster = Cluster::with(3, Kind::Memory, |_, builder| builder.requests_max(4));
     let session = cluster.session(cluster.follower());
-    session.create("/q", "", CreateMode::Persistent).within().unwrap();
+    session
+        .create("/q", "", CreateMode::Persistent)
+        .within()
+        .unwrap();
     let calls: Vec<_> = (0..5_000)
         .map(|_| session.create("/q/n-", "", CreateMode::PersistentSequential))
         .collect();

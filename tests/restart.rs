@@ -4,7 +4,7 @@ mod support;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use quorate::storage::{StorageError, Log, LogOptions, Sled, SledOptions};
+use quorate::storage::{Log, LogOptions, Sled, SledOptions, StorageError};
 use quorate::{
     CreateMode, Error, EventKind, Node, Role, Session, SessionState, StartError, Stat, Version,
     WatchKind,
@@ -19,7 +19,9 @@ fn stat(session: &Session, path: &str) -> Stat {
 
 /// A cluster whose log is compacted after a few writes.
 fn forgetful(kind: Kind) -> Cluster {
-    Cluster::with(3, kind, |_, builder| builder.snapshot_log_bytes(2_000).log_entries_kept(2))
+    Cluster::with(3, kind, |_, builder| {
+        builder.snapshot_log_bytes(2_000).log_entries_kept(2)
+    })
 }
 
 #[test]
@@ -27,11 +29,20 @@ fn a_node_comes_back_on_its_storage_with_all_that_was_acknowledged() {
     for kind in KINDS {
         let mut cluster = Cluster::with(1, kind, |_, builder| builder);
         let session = cluster.session(1);
-        session.create("/a", "0", CreateMode::Persistent).within().unwrap();
+        session
+            .create("/a", "0", CreateMode::Persistent)
+            .within()
+            .unwrap();
         for _ in 0..20 {
-            session.create("/a/n-", "", CreateMode::PersistentSequential).within().unwrap();
+            session
+                .create("/a/n-", "", CreateMode::PersistentSequential)
+                .within()
+                .unwrap();
         }
-        session.create("/e", "", CreateMode::Ephemeral).within().unwrap();
+        session
+            .create("/e", "", CreateMode::Ephemeral)
+            .within()
+            .unwrap();
         session.set("/a", "1", Version(0)).within().unwrap();
         let (before, credentials) = (stat(&session, "/a"), session.credentials());
         cluster.stop(1);
@@ -52,8 +63,14 @@ fn a_whole_cluster_that_stops_and_starts_keeps_everything_acknowledged() {
             builder.snapshot_log_bytes(3_000).log_entries_kept(4)
         });
         let session = cluster.session(cluster.follower());
-        session.create("/q", "", CreateMode::Persistent).within().unwrap();
-        session.create("/e", "", CreateMode::Ephemeral).within().unwrap();
+        session
+            .create("/q", "", CreateMode::Persistent)
+            .within()
+            .unwrap();
+        session
+            .create("/e", "", CreateMode::Ephemeral)
+            .within()
+            .unwrap();
         let calls: Vec<_> = (0..200)
             .map(|_| session.create("/q/n-", "some data", CreateMode::PersistentSequential))
             .collect();
@@ -70,7 +87,12 @@ fn a_whole_cluster_that_stops_and_starts_keeps_everything_acknowledged() {
             cluster.start(id);
         }
         let home = cluster.leader();
-        let session = cluster.node(home).session().attach(&credentials).within().unwrap();
+        let session = cluster
+            .node(home)
+            .session()
+            .attach(&credentials)
+            .within()
+            .unwrap();
         for (path, before) in &stats {
             assert_eq!(&stat(&session, path), before, "{kind:?}");
         }
@@ -86,7 +108,10 @@ fn a_follower_that_was_away_catches_up_by_entries() {
         let mut cluster = Cluster::with(3, kind, |_, builder| builder);
         let away = cluster.follower();
         let session = cluster.session(cluster.leader());
-        session.create("/a", "", CreateMode::Persistent).within().unwrap();
+        session
+            .create("/a", "", CreateMode::Persistent)
+            .within()
+            .unwrap();
         cluster.stop(away);
         for _ in 0..50 {
             session.set("/a", "x", Version::ANY).within().unwrap();
@@ -108,10 +133,16 @@ fn a_follower_that_was_away_catches_up_by_a_snapshot_in_pieces() {
         let data = vec![7; 100_000];
         for number in 0..10 {
             let path = format!("/large-{number}");
-            session.create(&path, &data, CreateMode::Persistent).within().unwrap();
+            session
+                .create(&path, &data, CreateMode::Persistent)
+                .within()
+                .unwrap();
         }
         for _ in 0..20 {
-            session.set("/large-0", &data, Version::ANY).within().unwrap();
+            session
+                .set("/large-0", &data, Version::ANY)
+                .within()
+                .unwrap();
         }
         cluster.start(away);
         let there = cluster.session(away);
@@ -142,12 +173,19 @@ fn watchers_of_a_node_that_catches_up_by_a_snapshot_hear_what_has_changed() {
     let away = cluster.follower();
     let others: Vec<u64> = (1..=3).filter(|&id| id != away).collect();
     let writer = cluster.session(cluster.leader());
-    for path in ["/changed", "/deleted", "/parent", "/same", "/again", "/tree"] {
-        writer.create(path, "0", CreateMode::Persistent).within().unwrap();
+    for path in [
+        "/changed", "/deleted", "/parent", "/same", "/again", "/tree",
+    ] {
+        writer
+            .create(path, "0", CreateMode::Persistent)
+            .within()
+            .unwrap();
     }
     let reader = cluster.session(away);
     reader.sync().within().unwrap();
-    let paths = ["/changed", "/deleted", "/parent", "/same", "/again", "/created"];
+    let paths = [
+        "/changed", "/deleted", "/parent", "/same", "/again", "/created",
+    ];
     let mut watchers: Vec<_> = paths
         .iter()
         .map(|path| {
@@ -160,26 +198,52 @@ fn watchers_of_a_node_that_catches_up_by_a_snapshot_hear_what_has_changed() {
         })
         .collect();
     let mut recursive = reader.watcher(64);
-    reader.watch("/tree", WatchKind::PersistentRecursive, &recursive).unwrap();
+    reader
+        .watch("/tree", WatchKind::PersistentRecursive, &recursive)
+        .unwrap();
 
     cluster.network.isolate(node_id(away));
     cluster.leader_among(&others);
     writer.set("/changed", "1", Version::ANY).within().unwrap();
     writer.delete("/deleted", Version::ANY).within().unwrap();
-    writer.create("/parent/child", "", CreateMode::Persistent).within().unwrap();
+    writer
+        .create("/parent/child", "", CreateMode::Persistent)
+        .within()
+        .unwrap();
     writer.delete("/again", Version::ANY).within().unwrap();
-    writer.create("/again", "", CreateMode::Persistent).within().unwrap();
-    writer.create("/created", "", CreateMode::Persistent).within().unwrap();
-    writer.create("/tree/a", "", CreateMode::Persistent).within().unwrap();
-    writer.create("/tree/a/b", "", CreateMode::Persistent).within().unwrap();
+    writer
+        .create("/again", "", CreateMode::Persistent)
+        .within()
+        .unwrap();
+    writer
+        .create("/created", "", CreateMode::Persistent)
+        .within()
+        .unwrap();
+    writer
+        .create("/tree/a", "", CreateMode::Persistent)
+        .within()
+        .unwrap();
+    writer
+        .create("/tree/a/b", "", CreateMode::Persistent)
+        .within()
+        .unwrap();
     for _ in 0..200 {
-        writer.set("/tree/a/b", "some more bytes", Version::ANY).within().unwrap();
+        writer
+            .set("/tree/a/b", "some more bytes", Version::ANY)
+            .within()
+            .unwrap();
     }
     cluster.network.heal();
 
     use EventKind::*;
-    let expected =
-        [NodeDataChanged, NodeDeleted, NodeChildrenChanged, NodeCreated, NodeDeleted, NodeCreated];
+    let expected = [
+        NodeDataChanged,
+        NodeDeleted,
+        NodeChildrenChanged,
+        NodeCreated,
+        NodeDeleted,
+        NodeCreated,
+    ];
     for ((path, watcher), kind) in paths.iter().zip(&mut watchers).zip(expected) {
         if *path == "/same" {
             continue;
@@ -193,7 +257,10 @@ fn watchers_of_a_node_that_catches_up_by_a_snapshot_hear_what_has_changed() {
     let (_, stat) = reader.linearizable().get("/tree/a/b").within().unwrap();
     assert_eq!(stat.version, 200);
     assert_ne!(reader.state(), SessionState::Lost);
-    let same = watchers[3].receiver().try_iter().find(|event| matches!(event, quorate::Event::Changed(_)));
+    let same = watchers[3]
+        .receiver()
+        .try_iter()
+        .find(|event| matches!(event, quorate::Event::Changed(_)));
     assert_eq!(same, None, "nothing happened to /same");
 }
 
@@ -203,7 +270,10 @@ fn writes_under_way_at_a_node_that_catches_up_by_a_snapshot_have_their_real_resu
     let away = cluster.follower();
     let others: Vec<u64> = (1..=3).filter(|&id| id != away).collect();
     let session = cluster.session(away);
-    session.create("/q", "", CreateMode::Persistent).within().unwrap();
+    session
+        .create("/q", "", CreateMode::Persistent)
+        .within()
+        .unwrap();
     // It can send, but hears nothing: its writes are applied, and it learns of them by the snapshot.
     for &id in &others {
         cluster.network.cut(node_id(id), node_id(away));
@@ -212,15 +282,30 @@ fn writes_under_way_at_a_node_that_catches_up_by_a_snapshot_have_their_real_resu
         .map(|_| session.create("/q/n-", "", CreateMode::PersistentSequential))
         .collect();
     let writer = cluster.session(cluster.leader_among(&others));
-    writer.create("/filler", "", CreateMode::Persistent).within().unwrap();
+    writer
+        .create("/filler", "", CreateMode::Persistent)
+        .within()
+        .unwrap();
     for _ in 0..200 {
-        writer.set("/filler", "some more bytes", Version::ANY).within().unwrap();
+        writer
+            .set("/filler", "some more bytes", Version::ANY)
+            .within()
+            .unwrap();
     }
     cluster.network.heal();
     for (number, call) in calls.into_iter().enumerate() {
         assert_eq!(call.within().unwrap().path, format!("/q/n-{number:010}"));
     }
-    assert_eq!(writer.linearizable().children("/q").within().unwrap().0.len(), 20);
+    assert_eq!(
+        writer
+            .linearizable()
+            .children("/q")
+            .within()
+            .unwrap()
+            .0
+            .len(),
+        20
+    );
 }
 
 #[test]
@@ -230,7 +315,10 @@ fn a_directory_can_be_opened_again_as_soon_as_its_node_has_stopped() {
     for round in 0..5 {
         let node = Node::builder(1).data_dir(&dir).start().unwrap();
         let session = node.session().open().within().unwrap();
-        session.create(&format!("/{round}"), "", CreateMode::Persistent).within().unwrap();
+        session
+            .create(&format!("/{round}"), "", CreateMode::Persistent)
+            .within()
+            .unwrap();
         if round % 2 == 0 {
             node.shutdown();
             drop(Log::open(&dir, LogOptions::default()).expect("it is free at once"));
@@ -253,16 +341,25 @@ fn a_directory_in_use_is_refused_and_its_node_is_unharmed() {
         let mut cluster = Cluster::with(1, kind, |_, builder| builder);
         let session = cluster.session(1);
         let refused = cluster.try_start(1).unwrap_err();
-        assert!(matches!(refused, StartError::Storage(StorageError::Locked { .. })), "{refused}");
-        session.create("/a", "", CreateMode::Persistent).within().unwrap();
+        assert!(
+            matches!(refused, StartError::Storage(StorageError::Locked { .. })),
+            "{refused}"
+        );
+        session
+            .create("/a", "", CreateMode::Persistent)
+            .within()
+            .unwrap();
     }
 }
 
 /// The names of this process's threads that belong to node `id`.
 fn threads_of(id: u64) -> Vec<String> {
     let tasks = std::fs::read_dir("/proc/self/task").unwrap();
-    let names = tasks.filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("comm")).ok());
-    names.filter(|name| name.starts_with(&format!("quorate-{id}-"))).collect()
+    let names =
+        tasks.filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("comm")).ok());
+    names
+        .filter(|name| name.starts_with(&format!("quorate-{id}-")))
+        .collect()
 }
 
 #[test]
@@ -271,7 +368,10 @@ fn no_thread_is_left_after_shutdown_or_drop() {
     for (id, shut_down) in [(7001, true), (7002, false)] {
         let node = Node::builder(id).start().unwrap();
         let session = node.session().open().within().unwrap();
-        session.create("/a", "", CreateMode::Persistent).within().unwrap();
+        session
+            .create("/a", "", CreateMode::Persistent)
+            .within()
+            .unwrap();
         assert!(!threads_of(id).is_empty());
         if shut_down {
             node.shutdown();
@@ -293,17 +393,32 @@ fn a_stopped_node_says_so_to_every_call() {
     let status = node.status();
     assert_eq!((status.role, status.leader), (Role::Stopped, None));
     assert_eq!(status.stopped.as_deref(), Some("it was shut down"));
-    let stopped = Error::Stopped { reason: "it was shut down".into() };
+    let stopped = Error::Stopped {
+        reason: "it was shut down".into(),
+    };
     assert!(!stopped.outcome_unknown());
     assert_eq!(node.session().open().within().unwrap_err(), stopped);
-    assert_eq!(node.session().attach(&session.credentials()).within().unwrap_err(), stopped);
+    assert_eq!(
+        node.session()
+            .attach(&session.credentials())
+            .within()
+            .unwrap_err(),
+        stopped
+    );
     assert_eq!(node.transfer_leadership(node_id(1)), Err(stopped.clone()));
     assert_eq!(session.state(), SessionState::Lost);
     assert_eq!(session.get("/").within().unwrap_err(), stopped);
     assert_eq!(session.sync().within().unwrap_err(), stopped);
-    assert_eq!(session.delete("/a", Version::ANY).within().unwrap_err(), stopped);
-    assert_eq!(session.linearizable().exists("/").within().unwrap_err(), stopped);
-    node.wait_for(PATIENCE, |_| false).expect("a stopped node keeps nobody waiting");
+    assert_eq!(
+        session.delete("/a", Version::ANY).within().unwrap_err(),
+        stopped
+    );
+    assert_eq!(
+        session.linearizable().exists("/").within().unwrap_err(),
+        stopped
+    );
+    node.wait_for(PATIENCE, |_| false)
+        .expect("a stopped node keeps nobody waiting");
     cluster.stop(1);
 }
 
@@ -313,7 +428,10 @@ fn a_node_dropped_in_the_middle_of_load_answers_every_call() {
         let mut cluster = Cluster::with(3, kind, |_, builder| builder);
         let home = cluster.leader();
         let session = cluster.session(home);
-        session.create("/a", "", CreateMode::Persistent).within().unwrap();
+        session
+            .create("/a", "", CreateMode::Persistent)
+            .within()
+            .unwrap();
         let stop = AtomicBool::new(false);
         std::thread::scope(|scope| {
             let loads: Vec<_> = (0..2)
@@ -328,7 +446,10 @@ fn a_node_dropped_in_the_middle_of_load_answers_every_call() {
                     })
                 })
                 .collect();
-            cluster.node(home).wait_for(PATIENCE, |status| status.zxid.0 > 50).unwrap();
+            cluster
+                .node(home)
+                .wait_for(PATIENCE, |status| status.zxid.0 > 50)
+                .unwrap();
             cluster.stop(home);
             stop.store(true, Ordering::Relaxed);
             for load in loads {
@@ -345,10 +466,8 @@ fn a_node_dropped_in_the_middle_of_load_answers_every_call() {
                 }
                 for read in reads {
                     if let Err(error) = read.within() {
-                        let expected = matches!(
-                            error,
-                            Error::Stopped { .. } | Error::Overloaded { .. }
-                        );
+                        let expected =
+                            matches!(error, Error::Stopped { .. } | Error::Overloaded { .. });
                         assert!(expected, "{error:?}");
                     }
                 }

@@ -25,12 +25,18 @@ fn a_one_shot_watch_on_data_is_heard_once() {
     let cluster = Cluster::new(3);
     let session = cluster.session(cluster.follower());
     let mut watcher = session.watcher(8);
-    session.create("/a", "0", CreateMode::Persistent).within().unwrap();
+    session
+        .create("/a", "0", CreateMode::Persistent)
+        .within()
+        .unwrap();
     session.get_and_watch("/a", &watcher).within().unwrap();
     let stat = session.set("/a", "1", Version::ANY).within().unwrap();
     session.set("/a", "2", Version::ANY).within().unwrap();
     let change = next_change(&mut watcher);
-    assert_eq!((change.kind, change.zxid), (EventKind::NodeDataChanged, stat.mzxid));
+    assert_eq!(
+        (change.kind, change.zxid),
+        (EventKind::NodeDataChanged, stat.mzxid)
+    );
     assert!(is_quiet(&watcher));
 }
 
@@ -41,9 +47,20 @@ fn exists_leaves_a_watch_where_nothing_is_and_failed_reads_leave_none() {
     let mut watcher = session.watcher(8);
     assert_eq!(session.exists_and_watch("/a", &watcher).within(), Ok(None));
     assert!(session.get_and_watch("/a/b", &watcher).within().is_err());
-    assert!(session.children_and_watch("/a/b", &watcher).within().is_err());
-    session.create("/a", "", CreateMode::Persistent).within().unwrap();
-    session.create("/a/b", "", CreateMode::Persistent).within().unwrap();
+    assert!(
+        session
+            .children_and_watch("/a/b", &watcher)
+            .within()
+            .is_err()
+    );
+    session
+        .create("/a", "", CreateMode::Persistent)
+        .within()
+        .unwrap();
+    session
+        .create("/a/b", "", CreateMode::Persistent)
+        .within()
+        .unwrap();
     assert_eq!(heard(&mut watcher), (EventKind::NodeCreated, "/a".into()));
     assert!(is_quiet(&watcher));
 }
@@ -53,15 +70,27 @@ fn a_watch_on_children_hears_of_creation_deletion_and_the_parents_end() {
     let cluster = Cluster::new(1);
     let session = cluster.session(1);
     let mut watcher = session.watcher(8);
-    session.create("/p", "", CreateMode::Persistent).within().unwrap();
+    session
+        .create("/p", "", CreateMode::Persistent)
+        .within()
+        .unwrap();
     session.children_and_watch("/p", &watcher).within().unwrap();
-    session.create("/p/c", "", CreateMode::Persistent).within().unwrap();
-    assert_eq!(heard(&mut watcher), (EventKind::NodeChildrenChanged, "/p".into()));
+    session
+        .create("/p/c", "", CreateMode::Persistent)
+        .within()
+        .unwrap();
+    assert_eq!(
+        heard(&mut watcher),
+        (EventKind::NodeChildrenChanged, "/p".into())
+    );
     session.children_and_watch("/p", &watcher).within().unwrap();
     session.set("/p/c", "x", Version::ANY).within().unwrap();
     assert!(is_quiet(&watcher));
     session.delete("/p/c", Version::ANY).within().unwrap();
-    assert_eq!(heard(&mut watcher), (EventKind::NodeChildrenChanged, "/p".into()));
+    assert_eq!(
+        heard(&mut watcher),
+        (EventKind::NodeChildrenChanged, "/p".into())
+    );
     session.children_and_watch("/p", &watcher).within().unwrap();
     session.delete("/p", Version::ANY).within().unwrap();
     assert_eq!(heard(&mut watcher), (EventKind::NodeDeleted, "/p".into()));
@@ -73,10 +102,18 @@ fn persistent_watches_hear_everything_until_they_are_removed() {
     let session = cluster.session(cluster.leader());
     let (mut plain, mut recursive) = (session.watcher(64), session.watcher(64));
     session.watch("/p", WatchKind::Persistent, &plain).unwrap();
-    session.watch("/p", WatchKind::PersistentRecursive, &recursive).unwrap();
+    session
+        .watch("/p", WatchKind::PersistentRecursive, &recursive)
+        .unwrap();
     let other = cluster.session(cluster.follower());
-    other.create("/p", "", CreateMode::Persistent).within().unwrap();
-    other.create("/p/c", "", CreateMode::Persistent).within().unwrap();
+    other
+        .create("/p", "", CreateMode::Persistent)
+        .within()
+        .unwrap();
+    other
+        .create("/p/c", "", CreateMode::Persistent)
+        .within()
+        .unwrap();
     other.set("/p/c", "1", Version::ANY).within().unwrap();
     other.delete("/p/c", Version::ANY).within().unwrap();
     other.set("/p", "1", Version::ANY).within().unwrap();
@@ -115,7 +152,10 @@ fn a_dropped_watcher_takes_its_watches_along_and_no_others() {
         session.watch("/a", WatchKind::Persistent, watcher).unwrap();
     }
     drop(gone);
-    session.create("/a", "", CreateMode::Persistent).within().unwrap();
+    session
+        .create("/a", "", CreateMode::Persistent)
+        .within()
+        .unwrap();
     assert_eq!(heard(&mut stays), (EventKind::NodeCreated, "/a".into()));
 }
 
@@ -124,14 +164,25 @@ fn a_full_queue_says_what_is_missing_and_goes_on() {
     let cluster = Cluster::new(1);
     let session = cluster.session(1);
     let mut watcher = session.watcher(3);
-    session.create("/a", "", CreateMode::Persistent).within().unwrap();
-    session.watch("/a", WatchKind::Persistent, &watcher).unwrap();
-    let stats: Vec<_> =
-        (0..10).map(|_| session.set("/a", "x", Version::ANY).within().unwrap()).collect();
+    session
+        .create("/a", "", CreateMode::Persistent)
+        .within()
+        .unwrap();
+    session
+        .watch("/a", WatchKind::Persistent, &watcher)
+        .unwrap();
+    let stats: Vec<_> = (0..10)
+        .map(|_| session.set("/a", "x", Version::ANY).within().unwrap())
+        .collect();
     for stat in &stats[..3] {
         assert_eq!(next_change(&mut watcher).zxid, stat.mzxid);
     }
-    assert_eq!(next(&mut watcher), Event::Missed { from: stats[3].mzxid });
+    assert_eq!(
+        next(&mut watcher),
+        Event::Missed {
+            from: stats[3].mzxid
+        }
+    );
     let stat = session.set("/a", "y", Version::ANY).within().unwrap();
     assert_eq!(next_change(&mut watcher).zxid, stat.mzxid);
 }
@@ -140,13 +191,19 @@ fn a_full_queue_says_what_is_missing_and_goes_on() {
 fn who_sees_new_data_finds_the_event_in_the_queue() {
     let cluster = Cluster::new(3);
     let writer = cluster.session(cluster.leader());
-    writer.create("/a", "0", CreateMode::Persistent).within().unwrap();
+    writer
+        .create("/a", "0", CreateMode::Persistent)
+        .within()
+        .unwrap();
     let reader = cluster.session(cluster.follower());
     reader.sync().within().unwrap();
     std::thread::scope(|scope| {
         scope.spawn(|| {
             for version in 1..=300 {
-                writer.set("/a", version.to_string(), Version::ANY).within().unwrap();
+                writer
+                    .set("/a", version.to_string(), Version::ANY)
+                    .within()
+                    .unwrap();
             }
         });
         let mut watcher = reader.watcher(8);
@@ -171,12 +228,19 @@ fn who_sees_new_data_finds_the_event_in_the_queue() {
 fn a_watch_set_behind_pipelined_writes_hears_of_later_ones_only() {
     let cluster = Cluster::new(3);
     let session = cluster.session(cluster.follower());
-    session.create("/a", "0", CreateMode::Persistent).within().unwrap();
+    session
+        .create("/a", "0", CreateMode::Persistent)
+        .within()
+        .unwrap();
     let mut watcher = session.watcher(64);
     for round in 0..50 {
-        let before: Vec<_> = (0..5).map(|_| session.set("/a", "b", Version::ANY)).collect();
+        let before: Vec<_> = (0..5)
+            .map(|_| session.set("/a", "b", Version::ANY))
+            .collect();
         let read = session.get_and_watch("/a", &watcher);
-        let after: Vec<_> = (0..5).map(|_| session.set("/a", "c", Version::ANY)).collect();
+        let after: Vec<_> = (0..5)
+            .map(|_| session.set("/a", "c", Version::ANY))
+            .collect();
         let (_, read) = read.within().unwrap();
         for write in before {
             assert!(write.within().unwrap().mzxid <= read.mzxid);
@@ -196,9 +260,14 @@ fn a_watcher_is_an_iterator_that_ends_with_its_session() {
     let cluster = Cluster::new(1);
     let session = cluster.session(1);
     let watcher = session.watcher(8);
-    session.watch("/", WatchKind::PersistentRecursive, &watcher).unwrap();
+    session
+        .watch("/", WatchKind::PersistentRecursive, &watcher)
+        .unwrap();
     let listener = std::thread::spawn(move || watcher.collect::<Vec<_>>());
-    session.create("/a", "", CreateMode::Persistent).within().unwrap();
+    session
+        .create("/a", "", CreateMode::Persistent)
+        .within()
+        .unwrap();
     session.close().within().unwrap();
     let events = listener.join().unwrap();
     assert!(matches!(&events[0], Event::Changed(change) if change.path.as_str() == "/a"));
@@ -221,8 +290,13 @@ fn a_watcher_with_a_full_queue_still_ends_with_its_session() {
     // The event of the end was lost like any other, and the iterator waited for ever.
     let mut cluster = Cluster::new(1);
     let session = cluster.session(1);
-    session.create("/a", "", CreateMode::Persistent).within().unwrap();
-    let mut watchers: Vec<_> = (1..4).map(|events_max| session.watcher(events_max)).collect();
+    session
+        .create("/a", "", CreateMode::Persistent)
+        .within()
+        .unwrap();
+    let mut watchers: Vec<_> = (1..4)
+        .map(|events_max| session.watcher(events_max))
+        .collect();
     for watcher in &watchers {
         session.watch("/a", WatchKind::Persistent, watcher).unwrap();
     }
@@ -247,7 +321,10 @@ fn a_watcher_goes_into_select() {
     session.watch("/one", WatchKind::Persistent, &one).unwrap();
     session.watch("/two", WatchKind::Persistent, &two).unwrap();
     for path in ["/two", "/one"] {
-        session.create(path, "", CreateMode::Persistent).within().unwrap();
+        session
+            .create(path, "", CreateMode::Persistent)
+            .within()
+            .unwrap();
         let event = crossbeam_channel::select! {
             recv(one.receiver()) -> event => event.unwrap(),
             recv(two.receiver()) -> event => event.unwrap(),
@@ -270,12 +347,17 @@ fn a_watcher_is_a_stream_that_wakes_its_task() {
     let cluster = Cluster::new(1);
     let session = cluster.session(1);
     let mut watcher = session.watcher(8);
-    session.watch("/a", WatchKind::Persistent, &watcher).unwrap();
+    session
+        .watch("/a", WatchKind::Persistent, &watcher)
+        .unwrap();
     let wakes = Arc::new(CountWakes(AtomicUsize::new(0)));
     let waker = Waker::from(wakes.clone());
     let mut context = Context::from_waker(&waker);
     assert!(Pin::new(&mut watcher).poll_next(&mut context).is_pending());
-    session.create("/a", "", CreateMode::Persistent).within().unwrap();
+    session
+        .create("/a", "", CreateMode::Persistent)
+        .within()
+        .unwrap();
     assert_eq!(wakes.0.load(Ordering::SeqCst), 1);
     let event = Pin::new(&mut watcher).poll_next(&mut context);
     assert!(matches!(event, Poll::Ready(Some(Event::Changed(_)))));
@@ -284,15 +366,26 @@ fn a_watcher_is_a_stream_that_wakes_its_task() {
     eventually("the task is woken", || wakes.0.load(Ordering::SeqCst) == 2);
     let event = Pin::new(&mut watcher).poll_next(&mut context);
     assert_eq!(event, Poll::Ready(Some(Event::Session(SessionState::Lost))));
-    assert_eq!(Pin::new(&mut watcher).poll_next(&mut context), Poll::Ready(None));
+    assert_eq!(
+        Pin::new(&mut watcher).poll_next(&mut context),
+        Poll::Ready(None)
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn under_tokio_answers_are_awaited_and_events_streamed() {
     let cluster = Cluster::new(3);
-    let session = cluster.node(cluster.leader()).session().open().await.unwrap();
+    let session = cluster
+        .node(cluster.leader())
+        .session()
+        .open()
+        .await
+        .unwrap();
     let mut watcher = session.watcher(8);
-    session.create("/a", "0", CreateMode::Persistent).await.unwrap();
+    session
+        .create("/a", "0", CreateMode::Persistent)
+        .await
+        .unwrap();
     session.get_and_watch("/a", &watcher).await.unwrap();
     let setting = tokio::spawn({
         let session = session.clone();

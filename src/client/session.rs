@@ -516,7 +516,10 @@ fn check_paths(op: &Op) -> Result<()> {
         | Op::SetAcl { path, .. }
         | Op::Check { path, .. } => path::validate(path),
         Op::Multi(ops) => ops.iter().enumerate().try_for_each(|(index, op)| {
-            check_paths(op).map_err(|error| Error::Multi { index, error: Box::new(error) })
+            check_paths(op).map_err(|error| Error::Multi {
+                index,
+                error: Box::new(error),
+            })
         }),
         _ => Ok(()),
     }

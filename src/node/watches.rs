@@ -567,7 +567,10 @@ mod tests {
             change(3, EventKind::NodeDataChanged, "/a"),
         ]);
         WatchTable::tell(&queue, SessionState::Lost);
-        assert_eq!(heard(&queue), ["NodeDataChanged /a @2", "missed from 3", "Lost"]);
+        assert_eq!(
+            heard(&queue),
+            ["NodeDataChanged /a @2", "missed from 3", "Lost"]
+        );
     }
 
     #[test]

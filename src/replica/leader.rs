@@ -81,7 +81,9 @@ impl Replica {
     /// would have to be applied, and what can't be read there stops every replica.
     pub(super) fn on_peers_forward(&mut self, from: NodeId, requests: Vec<RequestRecord>) {
         if self.leads() {
-            let readable = requests.into_iter().filter(|request| is_a_clients(from, request));
+            let readable = requests
+                .into_iter()
+                .filter(|request| is_a_clients(from, request));
             self.on_forward(readable.collect());
         }
     }

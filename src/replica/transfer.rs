@@ -170,7 +170,9 @@ impl Outbox {
         match ack.state {
             TransferState::Underway => {
                 // Nobody has got more than there is.
-                let possible = outgoing.total_bytes.is_some_and(|total| ack.offset <= total);
+                let possible = outgoing
+                    .total_bytes
+                    .is_some_and(|total| ack.offset <= total);
                 if possible && ack.offset > outgoing.acknowledged {
                     outgoing.acknowledged = ack.offset;
                     outgoing.progress_at = now;
@@ -440,7 +442,11 @@ mod tests {
             if let Some(total_bytes) = total_bytes {
                 outbox.chunk(transfer, 0, total_bytes, Bytes::new());
             }
-            let ack = SnapshotAck { transfer, offset: u64::MAX, state: TransferState::Underway };
+            let ack = SnapshotAck {
+                transfer,
+                offset: u64::MAX,
+                state: TransferState::Underway,
+            };
             assert_eq!(outbox.acknowledge(node(2), ack, MS), None);
             outbox.reads();
         }

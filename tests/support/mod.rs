@@ -1,5 +1,9 @@
 //! Clusters of whole nodes, with real threads, for the tests in this folder.
-#![allow(dead_code, unreachable_pub, reason = "each test file uses its own part")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    reason = "each test file uses its own part"
+)]
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -47,7 +51,10 @@ impl<T> Within<T> for Pending<T> {
 
 /// The next event of a watcher.
 pub fn next(watcher: &mut Watcher) -> Event {
-    watcher.next_timeout(PATIENCE).expect("an event in time").expect("a watcher that goes on")
+    watcher
+        .next_timeout(PATIENCE)
+        .expect("an event in time")
+        .expect("a watcher that goes on")
 }
 
 /// The next change that a watcher hears of; what it hears of its session before is passed over.
@@ -100,7 +107,13 @@ impl Cluster {
         options: impl Fn(u64, NodeBuilder) -> NodeBuilder + Send + Sync + 'static,
     ) -> Cluster {
         let directory = (kind != Kind::Memory).then(|| tempfile::tempdir().unwrap());
-        let path = |id: u64| directory.as_ref().unwrap().path().join(format!("node-{id}"));
+        let path = |id: u64| {
+            directory
+                .as_ref()
+                .unwrap()
+                .path()
+                .join(format!("node-{id}"))
+        };
         let stores = (1..=nodes)
             .map(|id| {
                 let store = match kind {
@@ -166,7 +179,9 @@ impl Cluster {
     pub fn leader_among(&self, ids: &[u64]) -> u64 {
         let mut leader = 0;
         eventually("a leader that all agree on", || {
-            let found = ids.iter().find(|id| self.nodes[id].status().role == Role::Leader);
+            let found = ids
+                .iter()
+                .find(|id| self.nodes[id].status().role == Role::Leader);
             leader = found.copied().unwrap_or(0);
             let said = |id: &u64| self.nodes[id].status().leader.map(NodeId::as_u64);
             leader != 0 && ids.iter().all(|id| said(id) == Some(leader))
@@ -177,7 +192,11 @@ impl Cluster {
     /// A running node that doesn't lead.
     pub fn follower(&self) -> u64 {
         let leader = self.leader();
-        *self.nodes.keys().find(|&&id| id != leader).expect("a second node")
+        *self
+            .nodes
+            .keys()
+            .find(|&&id| id != leader)
+            .expect("a second node")
     }
 
     /// Opens a session with a timeout that no test outlives.
@@ -186,7 +205,12 @@ impl Cluster {
     }
 
     pub fn session_of(&self, id: u64, timeout: Duration) -> Session {
-        self.node(id).session().timeout(timeout).open().within().unwrap()
+        self.node(id)
+            .session()
+            .timeout(timeout)
+            .open()
+            .within()
+            .unwrap()
     }
 
     /// Waits until all running nodes have applied the same writes.
@@ -220,7 +244,9 @@ impl TestClock {
 
     /// As if the process had been stopped for that long.
     pub fn stall(&self, time: Duration) {
-        self.0.monotonic_ms.fetch_add(time.as_millis() as u64, Ordering::SeqCst);
+        self.0
+            .monotonic_ms
+            .fetch_add(time.as_millis() as u64, Ordering::SeqCst);
     }
 
     /// Sets the wall clock forward or back.
