@@ -2,9 +2,12 @@
 //! 1,000 writes of 128 bytes outstanding; against bare appends of the same bytes, with fdatasync, to
 //! preallocated files on the same disk (three at once by three threads, for three voters).
 //!
-//! `cargo bench --bench commit`; `cargo bench --bench commit -- log` for one store alone. A main of its
-//! own: criterion knows neither percentiles nor many calls in flight, and here the store and the bare
-//! file take turns, so that both meet the same moods of the disk.
+//! `cargo bench --bench commit`; `cargo bench --bench commit -- log` for one store alone, `3-log` for one
+//! line alone. *Cores busy* is the processor time of the whole process: as many as there are means that
+//! the processor is the bound, fewer that something was waited for.
+//!
+//! A main of its own: criterion knows neither percentiles nor many calls in flight, and here the store
+//! and the bare file take turns, so that both meet the same moods of the disk.
 
 #![allow(missing_docs)]
 
@@ -25,7 +28,7 @@ fn main() {
     let sizes = if support::measuring() {
         Sizes {
             one_by_one: 3000,
-            at_once: 200_000,
+            at_once: 500_000,
         }
     } else {
         Sizes {
@@ -34,11 +37,11 @@ fn main() {
         }
     };
     println!(
-        "voters  store   outstanding  p50 us  p99 us  writes/s  writes/sync  p50 / bare  (bare p50, p99 us)"
+        "voters  store   outstanding  p50 us  p99 us  writes/s  writes/sync  cores busy  p50 / bare  (bare p50, p99 us)"
     );
     for voters in [1, 3] {
         for store in ["memory", "log", "sled"] {
-            if support::wanted(store) {
+            if support::wanted(&format!("{voters}-{store}")) {
                 measure(voters, store, &sizes);
             }
         }
@@ -102,7 +105,7 @@ fn measure(voters: u64, store: &str, sizes: &Sizes) {
     }
     let bare_p50 = theirs.percentile(50);
     println!(
-        "{voters:6}  {store:6}  {:11}  {:6.0}  {:6.0}  {:8.0}  {:11.1}  {:10.2}  ({:.0}, {:.0})",
+        "{voters:6}  {store:6}  {:11}  {:6.0}  {:6.0}  {:8.0}  {:11.1}              {:10.2}  ({:.0}, {:.0})",
         1,
         ours.percentile(50),
         ours.percentile(99),
@@ -115,13 +118,16 @@ fn measure(voters: u64, store: &str, sizes: &Sizes) {
 
     windowed(sizes.at_once / 10, OUTSTANDING, |_| set(&session, &data));
     let before: Vec<u64> = counts.iter().map(|count| count.appends()).collect();
+    let busy = support::processor_time();
     let (times, whole) = windowed(sizes.at_once, OUTSTANDING, |_| set(&session, &data));
+    let busy = support::processor_time() - busy;
+    let cores = busy.as_secs_f64() / whole.as_secs_f64();
     let syncs = counts
         .iter()
         .zip(before)
         .map(|(count, before)| count.appends() - before);
     println!(
-        "{voters:6}  {store:6}  {OUTSTANDING:11}  {:6.0}  {:6.0}  {:8.0}  {:11.1}",
+        "{voters:6}  {store:6}  {OUTSTANDING:11}  {:6.0}  {:6.0}  {:8.0}  {:11.1}  {cores:10.2}",
         times.percentile(50),
         times.percentile(99),
         sizes.at_once as f64 / whole.as_secs_f64(),

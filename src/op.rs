@@ -115,6 +115,8 @@ pub(crate) enum Op {
     /// Internal, by the leader: ends a session that wasn't heard from.
     ExpireSession {
         session: SessionId,
+        /// Which attachment of it was silent: once it is attached elsewhere it is alive again.
+        attachment: u32,
     },
     /// Internal, by the leader: deletes a container or a TTL znode, if it is still due at the
     /// entry's time and is still the one created by `czxid`.

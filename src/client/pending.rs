@@ -39,7 +39,7 @@ pub(super) enum Convert<T> {
 impl<T> Convert<T> {
     fn convert(&self, value: Value) -> T {
         match (self, value) {
-            (Convert::Write(convert), Value::Write { result, .. }) => convert(result),
+            (Convert::Write(convert), Value::Write(result)) => convert(result),
             (Convert::Read(convert), Value::Read(result)) => convert(result),
             (Convert::Barrier(convert), Value::Done) => convert(),
             (Convert::Session(convert), Value::Session(session)) => convert(session),

@@ -207,6 +207,22 @@ pub trait Consensus: Send {
     /// See [`StepError`].
     fn step(&mut self, from: NodeId, message: &[u8]) -> Result<(), StepError>;
 
+    /// Takes the message of a [`SnapshotSend`], now that the snapshot itself is here: it stands for
+    /// `meta`. Where the core accepts it the next `Ready` says [`Ready::install`]; where it has been
+    /// overtaken, nothing comes of it.
+    ///
+    /// [`Consensus::step`] refuses such a message: without its snapshot there would be nothing to
+    /// install.
+    ///
+    /// # Errors
+    /// [`StepError::Malformed`] where the message is not of this snapshot.
+    fn step_snapshot(
+        &mut self,
+        from: NodeId,
+        message: &[u8],
+        meta: &SnapshotMeta,
+    ) -> Result<(), StepError>;
+
     /// One tick of the logical clock has passed.
     fn tick(&mut self);
 

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::NodeId;
 use crate::storage::{
-    Configuration, EntryKind, HardState, LogEntry, Storage, StorageError, WriteBatch,
+    Configuration, EntryKind, HardState, LogEntry, SnapshotMeta, Storage, StorageError, WriteBatch,
 };
 
 /// Bytes of entries that may be proposed and not yet durable: beyond it proposals are dropped.
@@ -218,6 +218,15 @@ impl Consensus for SingleVoterCore {
             from,
             reason: "a single voter has no peers".to_owned(),
         })
+    }
+
+    fn step_snapshot(
+        &mut self,
+        from: NodeId,
+        message: &[u8],
+        _meta: &SnapshotMeta,
+    ) -> Result<(), StepError> {
+        self.step(from, message)
     }
 
     fn tick(&mut self) {}

@@ -91,10 +91,7 @@ pub(crate) struct WatchRequest {
 
 /// What an answer holds.
 pub(crate) enum Value {
-    Write {
-        zxid: Zxid,
-        result: OpResult,
-    },
+    Write(OpResult),
     Read(ReadResult),
     Session(SessionHandle),
     /// A barrier was passed, a proposal taken in.
@@ -204,7 +201,7 @@ impl Call {
 
     pub(super) fn answer(mut self, answer: Answer) {
         self.finish(match answer {
-            Answer::Write { zxid, outcome } => outcome.map(|result| Value::Write { zxid, result }),
+            Answer::Write { outcome, .. } => outcome.map(Value::Write),
             Answer::Read { result, .. } => result.map(Value::Read),
             Answer::Barrier | Answer::Proposed => Ok(Value::Done),
             Answer::Failed(error) => Err(error),

@@ -115,6 +115,7 @@ impl Driver {
         }
         let effects = self.replica.take_effects();
         self.settle(effects);
+        self.take_snapshot();
         self.report(now);
         !self.stopped
     }
@@ -375,11 +376,13 @@ impl Driver {
                 }
             }
         }
+    }
+
+    /// Begins to write a snapshot, if one is due. All that is applied is published by now.
+    fn take_snapshot(&mut self) {
         if let Some((meta, frozen)) = self.replica.take_due_snapshot() {
-            let _ = self
-                .queues
-                .snapshots
-                .send(SnapshotJob::Take { meta, frozen });
+            let job = SnapshotJob::Take { meta, frozen };
+            let _ = self.queues.snapshots.send(job);
         }
     }
 
@@ -442,6 +445,8 @@ impl Driver {
             shown.commit_index = status.commit;
             shown.applied_index = self.replica.applied_index();
             shown.zxid = self.replica.state().zxid();
+            shown.znodes = self.replica.state().znodes_count();
+            shown.soft_quota_exceeded = self.replica.state().soft_quota_exceeded();
             shown.sessions_attached = self.replica.sessions_attached();
             shown
                 .voters
@@ -452,7 +457,11 @@ impl Driver {
         });
         if now.monotonic >= self.next_missed_report {
             self.next_missed_report = now.monotonic + Duration::from_millis(10);
-            self.shared.watches.lock().report_missed();
+            let table = self.shared.watches.lock();
+            table.report_missed();
+            let watches = table.len();
+            drop(table);
+            self.shared.update_status(|shown| shown.watches = watches);
         }
     }
 }

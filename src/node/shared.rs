@@ -55,6 +55,12 @@ pub struct NodeStatus {
     pub applied_index: u64,
     /// The last write applied here.
     pub zxid: Zxid,
+    /// How many znodes the tree has.
+    pub znodes: usize,
+    /// How many watches are set here.
+    pub watches: usize,
+    /// How many writes have passed a soft quota, in the life of the cluster.
+    pub soft_quota_exceeded: u64,
     /// How many sessions are attached here.
     pub sessions_attached: usize,
     /// Those whose majority decides, sorted.
@@ -101,6 +107,9 @@ impl NodeShared {
             commit_index: 0,
             applied_index: 0,
             zxid: Zxid(0),
+            znodes: 0,
+            watches: 0,
+            soft_quota_exceeded: 0,
             sessions_attached: 0,
             voters: Vec::new(),
             learners: Vec::new(),

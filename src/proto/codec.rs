@@ -173,8 +173,12 @@ fn op_record(op: &Op) -> records::OpRecord {
         }),
         Op::CloseSession => Kind::close_session(Default::default()),
         Op::AddAuth(id) => Kind::add_auth(auth_record(id)),
-        Op::ExpireSession { session } => Kind::expire_session(records::ExpireSessionRecord {
+        Op::ExpireSession {
+            session,
+            attachment,
+        } => Kind::expire_session(records::ExpireSessionRecord {
             session: session.0,
+            attachment: *attachment,
             ..Default::default()
         }),
         Op::Reap { path, czxid } => Kind::reap(records::ReapRecord {
@@ -253,6 +257,7 @@ fn op(record: records::OpRecord) -> Result<Op, RecordError> {
         }),
         Kind::expire_session(record) => Op::ExpireSession {
             session: SessionId(record.session),
+            attachment: record.attachment,
         },
         Kind::reap(record) => Op::Reap {
             path: record.path,
@@ -397,6 +402,7 @@ mod tests {
             Op::AddAuth(AuthId::digest("u", "p")),
             Op::ExpireSession {
                 session: SessionId(i64::MAX),
+                attachment: 7,
             },
             Op::Reap {
                 path: "/c".into(),

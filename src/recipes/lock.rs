@@ -43,7 +43,7 @@ use crate::{Error, Event, EventKind, Multi, Result, Session, Version, WatchKind,
 /// assert!(guard.is_held());
 /// assert!(lock.try_acquire().wait()?.is_none());
 /// guard.release().wait()?;
-/// # Ok::<(), quorate::Error>(())
+/// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Debug)]
 pub struct Lock {
@@ -91,7 +91,7 @@ impl Lock {
     /// let held = lock.acquire().wait()?;
     /// let late = lock.acquire().wait_timeout(Duration::from_millis(5));
     /// assert!(matches!(late, Err(Error::Timeout)));
-    /// # Ok::<(), Error>(())
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     ///
     /// # Errors
@@ -249,7 +249,12 @@ impl LockGuard {
         let mut znode = self.znode.lock();
         for event in self.watcher.receiver().try_iter() {
             match event {
-                Event::Changed(event) if event.kind == EventKind::NodeDeleted => {
+                // The watcher may still hold the departure of a predecessor, which was seen before it was
+                // heard of.
+                Event::Changed(event)
+                    if event.kind == EventKind::NodeDeleted
+                        && event.path.as_str() == self.path() =>
+                {
                     *znode = Znode::Gone;
                 }
                 Event::Missed { .. } if *znode == Znode::There => *znode = Znode::Unsure,
@@ -281,7 +286,7 @@ impl LockGuard {
     /// # session.create("/balance", "10", CreateMode::Persistent).wait()?;
     /// let guard = Lock::new(&session, "/locks/balance").acquire().wait()?;
     /// guard.check(session.multi()).set("/balance", "9", Version::ANY).commit().wait()?;
-    /// # Ok::<(), quorate::Error>(())
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn check<'a>(&self, multi: Multi<'a>) -> Multi<'a> {
         multi.check(self.path(), Version::ANY)

@@ -40,6 +40,7 @@ impl Replica {
 
     fn apply_batch(&mut self, entry: &LogEntry) -> Result<(), proto::RecordError> {
         let (time_ms, records) = proto::decode_batch(&entry.data)?;
+        self.effects.applied = true;
         for record in records {
             let request = proto::decode_request(&record)?;
             let applied = self
@@ -77,7 +78,7 @@ impl Replica {
                     self.notice_session(id);
                 }
             }
-            Op::ExpireSession { session } => self.notice_session(session),
+            Op::ExpireSession { session, .. } => self.notice_session(session),
             op => {
                 let id = request.session;
                 let closed = matches!((&op, &applied), (Op::CloseSession, Applied::Now { .. }));

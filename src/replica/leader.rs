@@ -199,7 +199,13 @@ impl Replica {
             .overdue(now, self.options.election_timeout)
         {
             self.leadership.tracker.postpone(session, retry_at);
-            self.push_internal(&Op::ExpireSession { session });
+            if let Some(silent) = self.state.session(session) {
+                let attachment = silent.attachment;
+                self.push_internal(&Op::ExpireSession {
+                    session,
+                    attachment,
+                });
+            }
         }
     }
 

@@ -204,6 +204,8 @@ pub(crate) enum Failure {
 /// publishes the state, and only then gives the answers.
 #[derive(Default)]
 pub(crate) struct Effects {
+    /// Something was applied: there is something to publish, even if it is only a zxid.
+    pub applied: bool,
     /// What happened to the tree, in order.
     pub changes: Vec<Change>,
     /// A snapshot has replaced the tree: what changed is to be found by comparing.
@@ -216,7 +218,8 @@ pub(crate) struct Effects {
 
 impl Effects {
     pub(crate) fn is_empty(&self) -> bool {
-        self.changes.is_empty()
+        !self.applied
+            && self.changes.is_empty()
             && !self.replaced
             && self.answers.is_empty()
             && self.sessions.is_empty()
@@ -644,7 +647,10 @@ impl Replica {
             return;
         };
         match message {
-            PeerMessage::Consensus(bytes) => self.step(from, &bytes),
+            PeerMessage::Consensus(bytes) => {
+                let stepped = self.core.step(from, &bytes);
+                self.stepped(stepped);
+            }
             PeerMessage::Forward(requests) => self.on_peers_forward(from, requests),
             PeerMessage::Barrier { id, sessions } => self.on_barrier(from, id, sessions),
             PeerMessage::BarrierReply { id, index } => self.on_barrier_reply(id, index),
@@ -653,8 +659,9 @@ impl Replica {
         }
     }
 
-    fn step(&mut self, from: NodeId, bytes: &[u8]) {
-        match self.core.step(from, bytes) {
+    /// The core has taken a message, or refused it.
+    fn stepped(&mut self, stepped: std::result::Result<(), StepError>) {
+        match stepped {
             Ok(()) | Err(StepError::Malformed { .. }) => self.pump(),
             Err(error) => self.fail(Failure::Consensus(error)),
         }

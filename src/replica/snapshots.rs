@@ -21,6 +21,8 @@ pub(super) struct Snapshots {
     pub log_bytes: u64,
     /// One is being written.
     taking: bool,
+    /// What the last one begun stands for.
+    taken_index: u64,
     /// Received and read, waiting for the core to accept it.
     received: Option<Box<ReceivedSnapshot>>,
 }
@@ -32,6 +34,7 @@ impl Snapshots {
             inbox: Inbox::default(),
             log_bytes: 0,
             taking: false,
+            taken_index: 0,
             received: None,
         }
     }
@@ -41,11 +44,17 @@ impl Replica {
     // ---- Our own --------------------------------------------------------------------------------
 
     pub(super) fn due_snapshot(&mut self) -> Option<(SnapshotMeta, Frozen)> {
-        if self.snapshots.taking || self.snapshots.log_bytes < self.options.snapshot_log_bytes {
+        let due = self.snapshots.log_bytes >= self.options.snapshot_log_bytes;
+        // A follower that waits for a snapshot needs one that is newer than the published one.
+        let wanted = || {
+            self.applied_index > self.snapshots.taken_index && self.core.snapshot_wanted().is_some()
+        };
+        if self.snapshots.taking || !(due || wanted()) {
             return None;
         }
         let frozen = self.state.freeze()?;
         self.snapshots.taking = true;
+        self.snapshots.taken_index = self.applied_index;
         self.snapshots.log_bytes = 0;
         let meta = SnapshotMeta {
             index: self.applied_index,
@@ -173,8 +182,10 @@ impl Replica {
                     state,
                 };
                 self.send(from, PeerMessage::SnapshotAck(ack));
+                let meta = received.meta.clone();
                 self.snapshots.received = Some(received);
-                self.step(from, &message);
+                let stepped = self.core.step_snapshot(from, &message, &meta);
+                self.stepped(stepped);
                 // Where the core had no use for it (it was overtaken), it is dropped unpublished.
                 self.snapshots.received = None;
             }

@@ -102,8 +102,14 @@ impl State {
         changes: &mut Vec<Change>,
     ) -> Outcome {
         match op {
-            Op::ExpireSession { session } => {
-                self.end_session(zxid, time_ms, *session, changes);
+            Op::ExpireSession {
+                session,
+                attachment,
+            } => {
+                let silent = self.session(*session);
+                if silent.is_some_and(|session| session.attachment == *attachment) {
+                    self.end_session(zxid, time_ms, *session, changes);
+                }
                 Ok(OpResult::Done)
             }
             Op::Reap { path, czxid } => {

@@ -14,6 +14,7 @@ mod authorize;
 mod create;
 mod delete;
 mod genesis;
+#[cfg(test)]
 mod invariants;
 #[cfg(test)]
 mod model;
@@ -39,6 +40,7 @@ use crate::error::Result;
 use crate::ids::{SessionId, Zxid};
 use crate::op::{Outcome, ReadOp};
 use crate::path::ZnodePath;
+#[cfg(test)]
 use crate::stat::Stat;
 
 pub use read::ZnodeData;
@@ -76,11 +78,13 @@ impl State {
     }
 
     /// The time of the last write applied, in milliseconds since the Unix epoch.
+    #[cfg(test)]
     pub(crate) fn time_ms(&self) -> i64 {
         self.time_ms
     }
 
     /// The settings that all replicas share.
+    #[cfg(test)]
     pub(crate) fn settings(&self) -> &Settings {
         &self.znodes.settings
     }
@@ -128,6 +132,7 @@ impl State {
     }
 
     /// The stat of a znode with all writes so far.
+    #[cfg(test)]
     pub(crate) fn stat(&self, path: &str) -> Option<Stat> {
         self.znodes.tree.get(path).map(|znode| znode.stat())
     }

@@ -654,7 +654,11 @@ fn run(seed: u64, steps: usize) {
                 run.model.zxid += 1;
                 run.model.end(id);
                 run.model.zxid -= 1;
-                run.internal(Op::ExpireSession { session: id });
+                let attachment = run.state.session(id).map_or(0, |silent| silent.attachment);
+                run.internal(Op::ExpireSession {
+                    session: id,
+                    attachment,
+                });
             }
             4..7 => run.write(id, Op::AddAuth(digest("ann"))),
             7..10 => run.write(id, Op::AddAuth(digest("bob"))),

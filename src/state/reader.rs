@@ -68,16 +68,6 @@ impl Reader {
         self.cell.load().tree.get(path)
     }
 
-    /// What is known of a session; `None` when there is none of this id.
-    pub(crate) fn session(&self, id: SessionId) -> Option<PublishedSession> {
-        let published = self.cell.load();
-        published
-            .facts_at(published.tree.zxid())
-            .sessions
-            .get(&id)
-            .cloned()
-    }
-
     /// Reads, as of one moment; only the number of all children is counted while writes go on.
     ///
     /// # Errors

@@ -132,7 +132,12 @@ impl World {
             "attach" => self.attach(name, &words),
             "expire" => {
                 let session = self.client(name).id;
-                self.internal(Op::ExpireSession { session })
+                let silent = self.state.session(session);
+                let attachment = silent.map_or(0, |silent| silent.attachment);
+                self.internal(Op::ExpireSession {
+                    session,
+                    attachment,
+                })
             }
             "reap" => {
                 let czxid = Zxid(words.at(2).parse().expect("a zxid"));

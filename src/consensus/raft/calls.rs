@@ -15,7 +15,7 @@ use crate::consensus::{
     Consensus, ConsensusStatus, MembershipChange, PeerProgress, ProposeError, Ready, Role,
     StepError,
 };
-use crate::storage::{Configuration, StorageError};
+use crate::storage::{Configuration, SnapshotMeta, StorageError};
 
 impl Consensus for RaftCore {
     fn propose(&mut self, data: Bytes) -> Result<(), ProposeError> {
@@ -24,7 +24,16 @@ impl Consensus for RaftCore {
     }
 
     fn step(&mut self, from: NodeId, message: &[u8]) -> Result<(), StepError> {
-        self.step_message(from, message)
+        self.step_message(from, message, None)
+    }
+
+    fn step_snapshot(
+        &mut self,
+        from: NodeId,
+        message: &[u8],
+        meta: &SnapshotMeta,
+    ) -> Result<(), StepError> {
+        self.step_message(from, message, Some(meta))
     }
 
     fn tick(&mut self) {

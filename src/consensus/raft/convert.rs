@@ -90,7 +90,7 @@ pub(super) fn meta_to_raft(meta: &SnapshotMeta) -> SnapshotMetadata {
     metadata
 }
 
-pub(super) fn meta_from_raft(metadata: &SnapshotMetadata) -> SnapshotMeta {
+pub(in crate::consensus) fn meta_from_raft(metadata: &SnapshotMetadata) -> SnapshotMeta {
     SnapshotMeta {
         index: metadata.index,
         term: metadata.term,

@@ -6,7 +6,7 @@
 //! makes no sense is refused rather than swallowed. It knows no clock, no thread and no znode.
 
 mod calls;
-mod convert;
+pub(super) mod convert;
 mod inspect;
 mod log_view;
 mod membership;

@@ -7,9 +7,10 @@
 use raft::StateRole;
 use raft::eraftpb::{Message, MessageType};
 
-use super::{RaftCore, inspect};
+use super::{RaftCore, convert, inspect};
 use crate::NodeId;
 use crate::consensus::StepError;
+use crate::storage::SnapshotMeta;
 
 /// What is to be done with a message that nothing is wrong with.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -20,11 +21,23 @@ enum Admission {
 }
 
 impl RaftCore {
-    pub(super) fn step_message(&mut self, from: NodeId, bytes: &[u8]) -> Result<(), StepError> {
+    /// `arrived` is what the snapshot stands for that has come with the message, where one has.
+    pub(super) fn step_message(
+        &mut self,
+        from: NodeId,
+        bytes: &[u8],
+        arrived: Option<&SnapshotMeta>,
+    ) -> Result<(), StepError> {
         if self.has_failed() {
             return Ok(());
         }
         let message = inspect::decode(from, self.id, bytes)?;
+        let announced = (message.get_msg_type() == MessageType::MsgSnapshot)
+            .then(|| convert::meta_from_raft(message.get_snapshot().get_metadata()));
+        if announced.as_ref() != arrived {
+            let reason = format!("it speaks of snapshot {announced:?}, what came is {arrived:?}");
+            return Err(inspect::malformed(from, reason));
+        }
         if self.admit(from, &message)? == Admission::Step {
             // It reports answers of nodes that aren't members any more: they are of no use.
             let _ = self.node.step(message);

@@ -8,9 +8,11 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use protobuf::Message as _;
 
 use super::describe;
 use super::memory_store::MemoryStore;
+use crate::consensus::raft::convert::meta_from_raft;
 use crate::consensus::{Consensus, RaftCore, RaftOptions, Ready, StepError};
 use crate::storage::{
     Configuration, Identity, LogEntry, SnapshotMeta, Storage as _, StorageError, WriteBatch,
@@ -306,7 +308,7 @@ impl Cluster {
             return Ok(());
         }
         let result = self.with_core(packet.to, |core| {
-            core.step(node_id(packet.from), &packet.bytes)
+            step(core, node_id(packet.from), &packet.bytes)
         });
         if packet.snapshot && self.is_up(packet.from) {
             self.with_core(packet.from, |core| {
@@ -360,5 +362,21 @@ impl Cluster {
             (status.role == crate::consensus::Role::Leader).then_some((status.term, id))
         });
         leading.max().map(|(_, id)| id)
+    }
+}
+
+/// Hands a message over as a node does: a snapshot's message with the snapshot that it speaks of.
+pub(super) fn step(
+    core: &mut (impl Consensus + ?Sized),
+    from: NodeId,
+    bytes: &[u8],
+) -> Result<(), StepError> {
+    let message = raft::eraftpb::Message::parse_from_bytes(bytes);
+    match message {
+        Ok(message) if message.get_msg_type() == raft::eraftpb::MessageType::MsgSnapshot => {
+            let meta = meta_from_raft(message.get_snapshot().get_metadata());
+            core.step_snapshot(from, bytes, &meta)
+        }
+        _ => core.step(from, bytes),
     }
 }

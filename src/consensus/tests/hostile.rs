@@ -8,8 +8,9 @@ use raft::eraftpb::{
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use super::cluster::{Cluster, node_id, voters};
+use super::cluster::{Cluster, node_id, step, voters};
 use crate::consensus::{Consensus, RaftOptions, Role, StepError};
+use crate::storage::SnapshotMeta;
 use crate::transport::MESSAGE_BYTES_MAX;
 
 /// Three nodes, of which 1 leads term 2, and a few entries.
@@ -28,7 +29,7 @@ fn cluster() -> Cluster {
 
 /// Steps `bytes` at node 2 as if node 1 had sent them.
 fn step_at_follower(bytes: &[u8]) -> Result<(), StepError> {
-    cluster().with_core(2, |core| core.step(node_id(1), bytes))
+    cluster().with_core(2, |core| step(core, node_id(1), bytes))
 }
 
 fn message(kind: MessageType) -> Message {
@@ -476,8 +477,8 @@ fn no_message_makes_a_core_panic() {
                         continue;
                     };
                     let bytes = message.write_to_bytes().unwrap();
-                    let step = || cluster.with_core(id, |core| core.step(from, &bytes));
-                    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(step));
+                    let taken_in = || cluster.with_core(id, |core| step(core, from, &bytes));
+                    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(taken_in));
                     let result = result.unwrap_or_else(|_| panic!("seed {seed}: {message:?}"));
                     taken += u32::from(result.is_ok());
                 }
@@ -510,6 +511,36 @@ fn garbage_is_refused_or_harmless() {
             }
         }
         // Some are honest by chance; none panics.
-        let _ = cluster.with_core(2, |core| core.step(node_id(1), &bytes));
+        let _ = cluster.with_core(2, |core| step(core, node_id(1), &bytes));
     }
+}
+
+#[test]
+fn a_snapshots_message_is_nothing_without_its_snapshot() {
+    let mut message = Message {
+        from: 1,
+        to: 2,
+        term: 2,
+        ..Default::default()
+    };
+    message.set_msg_type(MessageType::MsgSnapshot);
+    let metadata = message.mut_snapshot().mut_metadata();
+    (metadata.index, metadata.term) = (50, 2);
+    metadata.mut_conf_state().set_voters(vec![1, 2, 3]);
+    let bytes = message.write_to_bytes().unwrap();
+    let mut cluster = cluster();
+    let bare = cluster.with_core(2, |core| core.step(node_id(1), &bytes));
+    assert!(matches!(bare, Err(StepError::Malformed { .. })), "{bare:?}");
+    let other = SnapshotMeta {
+        index: 49,
+        term: 2,
+        ..Default::default()
+    };
+    let wrong = cluster.with_core(2, |core| core.step_snapshot(node_id(1), &bytes, &other));
+    assert!(
+        matches!(wrong, Err(StepError::Malformed { .. })),
+        "{wrong:?}"
+    );
+    let whole = cluster.with_core(2, |core| step(core, node_id(1), &bytes));
+    assert_eq!(whole, Ok(()));
 }

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::cluster::{Cluster, first_snapshot, node_id, voters};
+use super::cluster::{Cluster, first_snapshot, node_id, step, voters};
 use super::memory_store::MemoryStore;
 use crate::ClusterId;
 use crate::consensus::{COMMAND_BYTES_MAX, Consensus, ProposeError, RaftCore, RaftOptions, Role};
@@ -388,7 +388,7 @@ fn a_snapshot_that_is_installed_counts_as_applied() {
     metadata.mut_conf_state().set_voters(vec![1, 2, 3]);
     let bytes = protobuf::Message::write_to_bytes(&message).unwrap();
     while core.ready().is_some() {}
-    core.step(node_id(1), &bytes).unwrap();
+    step(&mut core, node_id(1), &bytes).unwrap();
     let ready = core.ready().unwrap();
     store.publish(&ready.install.unwrap());
     core.persisted(ready.number);

@@ -23,7 +23,6 @@ const CHUNK_BYTES: usize = 256 * 1024;
 /// The state as of one publish, to be encoded by another thread while writes go on.
 pub(crate) struct Frozen {
     header: records::Header,
-    zxid: Zxid,
     sessions: SessionMap,
     acls: AclLists,
     tree: FrozenTree,
@@ -44,7 +43,6 @@ impl State {
         Some(Frozen {
             tree: self.znodes.tree.freeze()?,
             header: self.header(),
-            zxid: self.zxid,
             sessions: self.sessions.map().clone(),
             acls: self.znodes.acls.lists().clone(),
         })
@@ -52,6 +50,7 @@ impl State {
 
     /// A number that is the same for equal states, unpublished writes included. It takes as long as a
     /// snapshot.
+    #[cfg(test)]
     pub(crate) fn digest(&self) -> u64 {
         use sha1::Digest as _;
         let mut sha1 = sha1::Sha1::new();
@@ -82,11 +81,6 @@ impl State {
 }
 
 impl Frozen {
-    /// The last write that it shows.
-    pub(crate) fn zxid(&self) -> Zxid {
-        self.zxid
-    }
-
     /// The snapshot's bytes, in order.
     pub(crate) fn chunks(self) -> Chunks {
         let mut encoder = Encoder::default();

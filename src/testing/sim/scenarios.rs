@@ -174,3 +174,16 @@ fn a_node_that_is_cut_off_knows_that_its_session_is_lost_before_the_cluster_ends
         assert_eq!(session.state(), crate::SessionState::Lost);
     }
 }
+
+#[test]
+fn writes_that_fail_are_published_too_before_a_snapshot_is_taken() {
+    // A write that failed for a session elsewhere left nothing to publish but its zxid, and the
+    // snapshot that came due found the tree unpublished.
+    let mut sim = Sim::new(1, 3, Faults::NONE, snapshots);
+    let session = open(&mut sim, 1);
+    for _ in 0..100 {
+        let mut missing = session.delete("/missing", Version::ANY);
+        sim.run_while(SECOND * 10, |_| missing.try_wait().is_none());
+    }
+    checks::replicas_agree(&sim);
+}

@@ -68,6 +68,7 @@ pub(super) struct Workload {
     clients: Vec<Client>,
     pub history: Vec<Call>,
     depth: usize,
+    next_step: Duration,
 }
 
 impl Workload {
@@ -85,6 +86,7 @@ impl Workload {
             clients: (0..clients).map(client).collect(),
             history: Vec::new(),
             depth,
+            next_step: Duration::ZERO,
         }
     }
 
@@ -108,7 +110,12 @@ impl Workload {
     }
 
     /// Lets every client look at its answers and call something new.
+    /// At most once a millisecond.
     pub(super) fn step(&mut self, sim: &mut Sim, calling: bool) {
+        if sim.now() < self.next_step {
+            return;
+        }
+        self.next_step = sim.now() + Duration::from_millis(1);
         for client in &mut self.clients {
             client.step(sim, &mut self.history, calling, self.depth);
         }
@@ -165,7 +172,7 @@ impl Client {
         }
         if self.session.is_none() {
             self.open(sim);
-        } else if calling && self.under_way.len() < depth && sim.rng.gen_ratio(1, 4) {
+        } else if calling && self.under_way.len() < depth && sim.rng.gen_ratio(1, 2) {
             self.call(sim);
         }
     }
