@@ -77,6 +77,15 @@ impl Consensus for TrustingCore {
         Ok(())
     }
 
+    fn step_snapshot(
+        &mut self,
+        _from: NodeId,
+        _message: &[u8],
+        _meta: &SnapshotMeta,
+    ) -> Result<(), StepError> {
+        Ok(())
+    }
+
     fn tick(&mut self) {}
 
     fn barrier(&mut self, barrier: u64) -> Result<(), ProposeError> {
