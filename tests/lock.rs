@@ -632,7 +632,7 @@ fn a_znode_whose_creation_was_never_answered_is_in_nobodys_way() {
     let error = attempt.wait().unwrap_err();
     assert!(matches!(
         error,
-        Error::OutcomeUnknown { .. } | Error::SessionExpired { .. }
+        Error::OutcomeUnknown { .. } | Error::Stopped { .. }
     ));
     let session = cluster.nodes[1]
         .session()

@@ -138,6 +138,8 @@ impl Driver {
             return;
         }
         self.stopped = true;
+        // First, so that whoever finds its session lost finds why.
+        self.shared.set_stopped(reason);
         let effects = self.replica.stop(reason);
         self.settle(effects);
         while let Ok(command) = self.queues.commands.try_recv() {
@@ -156,8 +158,6 @@ impl Driver {
         for session in std::mem::take(&mut self.sessions).into_values() {
             session.set(SessionEvent::Lost, &table);
         }
-        drop(table);
-        self.shared.set_stopped(reason);
     }
 
     /// The state machine, to look into.
@@ -428,6 +428,9 @@ impl Driver {
 
     /// What others may know of this node.
     fn report(&mut self, now: Now) {
+        if self.stopped {
+            return;
+        }
         let status = self.replica.consensus_status();
         let role = match status.role {
             crate::consensus::Role::Leader => Role::Leader,

@@ -1,5 +1,9 @@
 //! Clusters of whole nodes, with real threads, for the tests in this folder.
-#![allow(dead_code, reason = "each test file uses its own part")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    reason = "each test file uses its own part"
+)]
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
