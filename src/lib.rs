@@ -39,3 +39,8 @@ pub use op::{CreateMode, EventKind, OpResult};
 pub use path::{PATH_BYTES_MAX, ZnodePath};
 pub use stat::Stat;
 pub use state::{ChildNames, ZnodeData};
+
+/// The README's snippets, run as tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
