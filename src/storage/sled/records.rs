@@ -53,6 +53,10 @@ pub(super) struct SledRecords {
 fn sled_error(doing: &'static str, path: &Path, error: &::sled::Error) -> StorageError {
     match error {
         ::sled::Error::Corruption { .. } => corrupt(path, 0, error.to_string()),
+        // The file ends in the middle of what it should hold: it was cut.
+        ::sled::Error::Io(io) if io.kind() == std::io::ErrorKind::UnexpectedEof => {
+            corrupt(path, 0, error.to_string())
+        }
         _ => StorageError::Io {
             doing,
             path: path.display().to_string(),
