@@ -31,6 +31,8 @@ pub(crate) use shared::{NodeShared, SessionHandle};
 pub(crate) use watches::WatchQueue;
 
 use crate::consensus::MembershipChange;
+#[cfg(doc)]
+use crate::error::Error;
 use crate::error::Result;
 use crate::ids::{ClusterId, NodeId};
 use crate::transport::Transport;
