@@ -120,6 +120,11 @@ impl Driver {
         !self.stopped
     }
 
+    /// Whether somebody waits for an answer of this node's, which will bring work soon.
+    pub(crate) fn expects_work(&self) -> bool {
+        !self.calls.is_empty()
+    }
+
     /// Whether another turn would find something at once.
     pub(crate) fn has_work(&self) -> bool {
         !self.queues.done.is_empty()

@@ -95,7 +95,11 @@ impl Reports {
 pub(crate) fn run_writer(storage: &Arc<dyn Storage>, jobs: &Receiver<WriteJob>, reports: &Reports) {
     let mut waiting: Option<WriteJob> = None;
     loop {
-        let Some(first) = waiting.take().or_else(|| jobs.recv().ok()) else {
+        let next = || {
+            super::linger(|| !jobs.is_empty());
+            jobs.recv().ok()
+        };
+        let Some(first) = waiting.take().or_else(next) else {
             return;
         };
         let done = match first {
