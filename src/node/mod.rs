@@ -15,7 +15,7 @@ pub(crate) mod workers;
 use std::fmt;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender};
 use parking_lot::Mutex;
@@ -35,6 +35,7 @@ use crate::consensus::MembershipChange;
 use crate::error::Error;
 use crate::error::Result;
 use crate::ids::{ClusterId, NodeId};
+use crate::storage::linger::{LINGER, linger};
 use crate::transport::Transport;
 
 /// A replica of the tree, running in this process.
@@ -161,24 +162,6 @@ impl Waker {
     }
 }
 
-/// How long a thread that has just worked looks out for more before it sleeps. To be woken costs more
-/// than most waits for a disk's sync take; who looks out lets every other thread go first.
-const LINGER: Duration = Duration::from_micros(150);
-
-/// Waits a moment for work without sleeping. Whether some has come.
-fn linger(has_work: impl Fn() -> bool) -> bool {
-    let begun = Instant::now();
-    loop {
-        if has_work() {
-            return true;
-        }
-        if begun.elapsed() >= LINGER {
-            return false;
-        }
-        std::thread::yield_now();
-    }
-}
-
 /// Turns the driver until it has stopped.
 fn run(mut driver: driver::Driver, wake: &Receiver<()>, shared: &NodeShared) {
     // Should a turn panic, whoever waits must not wait for ever.
@@ -190,7 +173,7 @@ fn run(mut driver: driver::Driver, wake: &Receiver<()>, shared: &NodeShared) {
     }
     let _stop = Stop(shared);
     while driver.turn(shared.clock.now()) {
-        if driver.has_work() || (driver.expects_work() && linger(|| driver.has_work())) {
+        if driver.has_work() || (driver.expects_work() && linger(LINGER, || driver.has_work())) {
             continue;
         }
         let now = shared.clock.now().monotonic;

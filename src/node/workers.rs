@@ -15,6 +15,7 @@ use crossbeam_channel::{Receiver, Sender};
 use super::Waker;
 use crate::replica::{CHUNK_BYTES, ReceivedSnapshot, SnapshotRead, SnapshotStage, Staged};
 use crate::state::{Frozen, Restore};
+use crate::storage::linger::{LINGER, linger};
 use crate::storage::{
     SnapshotMeta, SnapshotReader, SnapshotWriter, Storage, StorageError, WriteBatch,
 };
@@ -96,7 +97,7 @@ pub(crate) fn run_writer(storage: &Arc<dyn Storage>, jobs: &Receiver<WriteJob>, 
     let mut waiting: Option<WriteJob> = None;
     loop {
         let next = || {
-            super::linger(|| !jobs.is_empty());
+            linger(LINGER, || !jobs.is_empty());
             jobs.recv().ok()
         };
         let Some(first) = waiting.take().or_else(next) else {

@@ -11,6 +11,7 @@
 //! files; the fence beside them witnesses what was acknowledged.
 
 mod contract;
+pub(crate) mod linger;
 mod memory;
 
 #[cfg(any(feature = "log", feature = "sled"))]

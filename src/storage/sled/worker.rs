@@ -13,7 +13,11 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use parking_lot::Mutex;
 
 use crate::storage::StorageError;
+use crate::storage::linger::{LINGER, linger};
 use crate::storage::system_files::{corrupt, io_error};
+
+/// How long a flush of sled's usually takes, at most: so long the caller looks out for its end.
+const FLUSH_LINGER: Duration = Duration::from_micros(400);
 
 /// What is to be done with the database.
 type Job = Box<dyn FnOnce() -> Result<(), StorageError> + Send>;
@@ -40,7 +44,11 @@ impl Worker {
         let thread = std::thread::Builder::new()
             .name("quorate-sled".to_owned())
             .spawn(move || {
-                for job in jobs_to_do {
+                let next = || {
+                    linger(LINGER, || !jobs_to_do.is_empty());
+                    jobs_to_do.recv().ok()
+                };
+                while let Some(job) = next() {
                     if answer.send(guard(&job_path, job)).is_err() {
                         return;
                     }
@@ -80,6 +88,7 @@ impl Worker {
                 "the thread that writes to sled has ended".to_owned(),
             ));
         }
+        linger(FLUSH_LINGER, || !self.answers.is_empty());
         match self.answers.recv_timeout(self.stall_limit) {
             Ok(answer) => answer,
             Err(RecvTimeoutError::Timeout) => {
