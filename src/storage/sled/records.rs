@@ -117,15 +117,16 @@ impl SledRecords {
             .expect("it is taken when dropped only")
     }
 
-    /// Applies the batch, flushes it to the file, and makes the file durable.
-    fn write(&self, batch: ::sled::Batch) -> Result<(), StorageError> {
+    /// Makes the change, flushes it to the file, and makes the file durable.
+    fn write(
+        &self,
+        change: impl FnOnce(&::sled::Db) -> ::sled::Result<()> + Send + 'static,
+    ) -> Result<(), StorageError> {
         let database = self.database().clone();
         let data_file = Arc::clone(&self.data_file);
         let path = self.path.clone();
         self.worker.run(move || {
-            database
-                .apply_batch(batch)
-                .map_err(|error| sled_error("write", &path, &error))?;
+            change(&database).map_err(|error| sled_error("write", &path, &error))?;
             database
                 .flush()
                 .map_err(|error| sled_error("flush", &path, &error))?;
@@ -152,7 +153,7 @@ impl SledRecords {
             }
             let mut batch = ::sled::Batch::default();
             keys.into_iter().for_each(|key| batch.remove(key));
-            self.write(batch)?;
+            self.write(|database| database.apply_batch(batch))?;
         }
     }
 
@@ -239,15 +240,25 @@ impl Medium for SledRecords {
 
     fn append(&self, sequence: u64, bytes: &mut [u8]) -> Result<Placed, StorageError> {
         record::seal(bytes, sequence);
-        let mut batch = ::sled::Batch::default();
-        let share = self.part_bytes_max - PART_HEAD_BYTES;
-        for (number, part) in (0..=u16::MAX).zip(bytes.chunks(share)) {
+        let whole = bytes.len() as u32;
+        let value = |part: &[u8]| {
             let mut value = Vec::with_capacity(PART_HEAD_BYTES + part.len());
-            value.extend_from_slice(&(bytes.len() as u32).to_le_bytes());
+            value.extend_from_slice(&whole.to_le_bytes());
             value.extend_from_slice(part);
-            batch.insert(&key(sequence, number), value);
+            value
+        };
+        let share = self.part_bytes_max - PART_HEAD_BYTES;
+        if bytes.len() <= share {
+            // sled writes less for one key than for a batch of one.
+            let (key, value) = (key(sequence, 0), value(bytes));
+            self.write(move |database| database.insert(key, value).map(drop))?;
+        } else {
+            let mut batch = ::sled::Batch::default();
+            for (number, part) in (0..=u16::MAX).zip(bytes.chunks(share)) {
+                batch.insert(&key(sequence, number), value(part));
+            }
+            self.write(|database| database.apply_batch(batch))?;
         }
-        self.write(batch)?;
         Ok(Placed {
             place: sequence,
             offset: 0,
@@ -279,7 +290,7 @@ impl SledRecords {
                 break;
             }
         }
-        self.write(batch)
+        self.write(|database| database.apply_batch(batch))
     }
 }
 
