@@ -319,7 +319,8 @@ pub trait SnapshotReader: Send {
 ///
 /// # What the caller guarantees
 /// - [`Storage::bootstrap`] is called once, on an empty store, before anything else is written.
-/// - One thread at a time writes (`append`, `publish`, `compact`, `bootstrap`); any thread reads.
+/// - One thread at a time appends, compacts, bootstraps, or publishes a received snapshot. Another may
+///   meanwhile write and publish a snapshot of what is held; any thread reads.
 /// - Entries of a batch are consecutive, begin at or before `last_index + 1` and after
 ///   `first_index - 1`; terms never decrease.
 /// - A hard state's term never goes back, and a vote cast in a term never changes.
