@@ -161,10 +161,14 @@ impl OriginBarriers {
 }
 
 /// Who asked the leader for a round.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Asker {
-    /// A node, under its own id for it.
-    Node { node: NodeId, id: u64 },
+    /// A node, under its own id for it, with the sessions that it says are alive.
+    Node {
+        node: NodeId,
+        id: u64,
+        sessions: Vec<SessionId>,
+    },
     /// The leader itself, before it expires sessions: it must not do so unless it still leads.
     Expiry,
 }

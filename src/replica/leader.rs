@@ -139,10 +139,14 @@ impl Replica {
         if !self.leads() {
             return;
         }
-        for session in sessions {
-            self.leadership.tracker.touch(session, self.now.monotonic);
+        for session in &sessions {
+            self.leadership.tracker.touch(*session, self.now.monotonic);
         }
-        let asker = Asker::Node { node: from, id };
+        let asker = Asker::Node {
+            node: from,
+            id,
+            sessions,
+        };
         self.leadership.barriers.push(asker);
     }
 
@@ -160,11 +164,18 @@ impl Replica {
     pub(super) fn on_round_confirmed(&mut self, round: u64, index: u64) {
         for asker in self.leadership.barriers.confirm(round) {
             match asker {
-                Asker::Node { node, id } if node == self.options.id => {
-                    self.on_barrier_reply(id, index);
-                }
-                Asker::Node { node, id } => {
-                    self.send(node, PeerMessage::BarrierReply { id, index });
+                Asker::Node {
+                    node,
+                    id,
+                    mut sessions,
+                } => {
+                    sessions.retain(|session| !self.leadership.tracker.keeps_alive(*session));
+                    let gone = sessions;
+                    if node == self.options.id {
+                        self.on_barrier_reply(id, index, &gone);
+                    } else {
+                        self.send(node, PeerMessage::BarrierReply { id, index, gone });
+                    }
                 }
                 Asker::Expiry => self.expire_overdue(),
             }
@@ -198,7 +209,7 @@ impl Replica {
             .tracker
             .overdue(now, self.options.election_timeout)
         {
-            self.leadership.tracker.postpone(session, retry_at);
+            self.leadership.tracker.expire(session, retry_at);
             if let Some(silent) = self.state.session(session) {
                 let attachment = silent.attachment;
                 self.push_internal(&Op::ExpireSession {

@@ -69,22 +69,28 @@ impl Replica {
         }
     }
 
-    pub(super) fn on_barrier_reply(&mut self, id: u64, index: u64) {
+    pub(super) fn on_barrier_reply(&mut self, id: u64, index: u64, gone: &[SessionId]) {
         let Some(confirmed) = self.barriers.confirm(id, index) else {
             return;
         };
         for id in confirmed.sessions {
-            self.confirm_session(id, confirmed.sent_at);
+            if !gone.contains(&id) {
+                self.confirm_session(id, confirmed.sent_at);
+            }
         }
         self.pass_barriers();
     }
 
     fn confirm_session(&mut self, id: SessionId, sent_at: Duration) {
+        let now = self.now.monotonic;
         self.liveness.confirmed_at = self.liveness.confirmed_at.max(sent_at);
-        let change = self.origin.session_mut(id).map(|session| {
+        // An answer that comes when the session is over for its holders doesn't bring it back: whoever
+        // asked in between was told so, and the next tick makes it final.
+        let session = self.origin.session_mut(id).filter(|s| now < s.lost_at);
+        let change = session.map(|session| {
             let until = sent_at + certain_span(session.timeout);
             session.certain_until = session.certain_until.max(until);
-            session.lost_at = session.certain_until;
+            session.lost_at = session.lost_at.max(session.certain_until);
             session.suspended = false;
             SessionChange {
                 session: id,

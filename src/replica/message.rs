@@ -19,7 +19,11 @@ pub(crate) enum PeerMessage {
     /// A read barrier asked for; these sessions are alive.
     Barrier { id: u64, sessions: Vec<SessionId> },
     /// The answer to a barrier.
-    BarrierReply { id: u64, index: u64 },
+    BarrierReply {
+        id: u64,
+        index: u64,
+        gone: Vec<SessionId>,
+    },
     /// A piece of a snapshot.
     SnapshotChunk(SnapshotChunk),
     /// How far the receiver of a snapshot is.
@@ -79,10 +83,11 @@ impl PeerMessage {
                 sessions: sessions.into_iter().map(|session| session.0).collect(),
                 ..Default::default()
             }),
-            PeerMessage::BarrierReply { id, index } => {
+            PeerMessage::BarrierReply { id, index, gone } => {
                 Kind::barrier_reply(records::BarrierReplyRecord {
                     id,
                     index,
+                    gone: gone.into_iter().map(|session| session.0).collect(),
                     ..Default::default()
                 })
             }
@@ -129,6 +134,7 @@ impl PeerMessage {
             Kind::barrier_reply(reply) => PeerMessage::BarrierReply {
                 id: reply.id,
                 index: reply.index,
+                gone: reply.gone.into_iter().map(SessionId).collect(),
             },
             Kind::snapshot_chunk(mut chunk) => {
                 if crc32fast::hash(&chunk.data) != chunk.crc {
@@ -211,7 +217,11 @@ mod tests {
                 id: u64::MAX,
                 sessions: vec![SessionId(1), SessionId(i64::MAX)],
             },
-            PeerMessage::BarrierReply { id: 1, index: 2 },
+            PeerMessage::BarrierReply {
+                id: 1,
+                index: 2,
+                gone: vec![SessionId(3)],
+            },
             PeerMessage::SnapshotChunk(SnapshotChunk {
                 transfer: 1,
                 meta: SnapshotMeta {

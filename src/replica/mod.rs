@@ -653,7 +653,9 @@ impl Replica {
             }
             PeerMessage::Forward(requests) => self.on_peers_forward(from, requests),
             PeerMessage::Barrier { id, sessions } => self.on_barrier(from, id, sessions),
-            PeerMessage::BarrierReply { id, index } => self.on_barrier_reply(id, index),
+            PeerMessage::BarrierReply { id, index, gone } => {
+                self.on_barrier_reply(id, index, &gone);
+            }
             PeerMessage::SnapshotChunk(chunk) => self.on_snapshot_chunk(from, chunk),
             PeerMessage::SnapshotAck(ack) => self.on_snapshot_ack(from, ack),
         }

@@ -13,6 +13,8 @@ use crate::ids::SessionId;
 struct Tracked {
     timeout: Duration,
     deadline: Duration,
+    /// Its end is proposed, and may be in the log: nothing brings it back.
+    expiring: bool,
 }
 
 /// The deadlines of all sessions of the cluster.
@@ -34,7 +36,14 @@ impl SessionTracker {
         self.sessions = sessions
             .map(|(id, timeout)| {
                 let deadline = now + timeout;
-                (id, Tracked { timeout, deadline })
+                (
+                    id,
+                    Tracked {
+                        timeout,
+                        deadline,
+                        expiring: false,
+                    },
+                )
             })
             .collect();
     }
@@ -46,7 +55,14 @@ impl SessionTracker {
     /// A session was opened or attached.
     pub(super) fn insert(&mut self, id: SessionId, timeout: Duration, now: Duration) {
         let deadline = now + timeout;
-        self.sessions.insert(id, Tracked { timeout, deadline });
+        self.sessions.insert(
+            id,
+            Tracked {
+                timeout,
+                deadline,
+                expiring: false,
+            },
+        );
     }
 
     /// A session has ended.
@@ -54,11 +70,16 @@ impl SessionTracker {
         self.sessions.remove(&id);
     }
 
-    /// A session was heard of.
+    /// A session was heard of. Too late for one that is being expired.
     pub(super) fn touch(&mut self, id: SessionId, now: Duration) {
-        if let Some(session) = self.sessions.get_mut(&id) {
+        if let Some(session) = self.sessions.get_mut(&id).filter(|s| !s.expiring) {
             session.deadline = session.deadline.max(now + session.timeout);
         }
+    }
+
+    /// Whether a touch of this session counts: it is known, and its end isn't proposed.
+    pub(super) fn keeps_alive(&self, id: SessionId) -> bool {
+        self.sessions.get(&id).is_some_and(|s| !s.expiring)
     }
 
     /// The sessions not heard of in time. After a pause longer than `stall` there are none: everybody
@@ -79,10 +100,11 @@ impl SessionTracker {
             .collect()
     }
 
-    /// An expiry was proposed: try again, should it be lost, after `pause`.
-    pub(super) fn postpone(&mut self, id: SessionId, until: Duration) {
+    /// The session's end is proposed; it is proposed again, should it be lost, after `retry_at`.
+    pub(super) fn expire(&mut self, id: SessionId, retry_at: Duration) {
         if let Some(session) = self.sessions.get_mut(&id) {
-            session.deadline = until;
+            session.expiring = true;
+            session.deadline = retry_at;
         }
     }
 }
@@ -124,6 +146,20 @@ mod tests {
         tracker.touch(SessionId(1), MS * 60);
         assert!(run_until(&mut tracker, 70, 150).is_empty());
         assert_eq!(tracker.overdue(MS * 160, STALL), [SessionId(1)]);
+    }
+
+    #[test]
+    fn a_touch_does_not_bring_back_a_session_whose_end_is_proposed() {
+        // Its node would have called it certain for another timeout while the log ended it.
+        let mut tracker = tracker();
+        run_until(&mut tracker, 10, 90);
+        assert_eq!(tracker.overdue(MS * 100, STALL), [SessionId(1)]);
+        assert!(tracker.keeps_alive(SessionId(1)));
+        tracker.expire(SessionId(1), MS * 120);
+        tracker.touch(SessionId(1), MS * 101);
+        assert!(!tracker.keeps_alive(SessionId(1)));
+        assert!(!tracker.keeps_alive(SessionId(9)));
+        assert_eq!(tracker.overdue(MS * 120, STALL), [SessionId(1)]);
     }
 
     #[test]
