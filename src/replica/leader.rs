@@ -169,7 +169,12 @@ impl Replica {
                     id,
                     mut sessions,
                 } => {
-                    sessions.retain(|session| !self.leadership.tracker.keeps_alive(*session));
+                    // Nor does a node keep a session certain that is attached elsewhere by now.
+                    sessions.retain(|session| {
+                        let attached = self.state.session(*session);
+                        attached.is_none_or(|session| session.owner != node)
+                            || !self.leadership.tracker.keeps_alive(*session)
+                    });
                     let gone = sessions;
                     if node == self.options.id {
                         self.on_barrier_reply(id, index, &gone);
