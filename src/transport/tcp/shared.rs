@@ -1,0 +1,230 @@
+//! What senders and the transport's thread share, under one lock: queues, addresses, what changed.
+//!
+//! It knows no socket but the waker. The invariant: whoever puts work here while the thread sleeps
+//! wakes it, and nobody else pays for that.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use mio::Waker;
+use parking_lot::Mutex;
+
+use super::Link;
+use super::address_book::{AddressBook, Teller};
+use super::send_queue::{Bounds, SendQueue};
+use crate::NodeId;
+use crate::transport::{Lane, Local, Message};
+
+/// How much is kept for a peer that there is no connection to.
+const OFFLINE: Bounds = Bounds {
+    messages_max: 256,
+    bytes_max: 1024 * 1024,
+};
+
+pub(super) struct Shared {
+    waker: Arc<Waker>,
+    bounds: Bounds,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Whom messages are sent for, while they are.
+    local: Option<Local>,
+    closing: bool,
+    /// Whether the thread waits for events and must be woken.
+    asleep: bool,
+    book: AddressBook,
+    queues: BTreeMap<Link, Outgoing>,
+    work: Work,
+}
+
+#[derive(Default)]
+struct Outgoing {
+    queue: SendQueue,
+    online: bool,
+    /// Whether it is in [`Work::ready`].
+    listed: bool,
+}
+
+/// What the thread has to look at.
+#[derive(Default)]
+pub(super) struct Work {
+    /// Links that have messages.
+    pub ready: Vec<Link>,
+    /// Nodes whose address has changed.
+    pub moved: Vec<NodeId>,
+    /// The transport stops.
+    pub closing: bool,
+}
+
+impl Shared {
+    pub(super) fn new(waker: Waker, bounds: Bounds) -> Shared {
+        Shared {
+            waker: Arc::new(waker),
+            bounds,
+            state: Mutex::default(),
+        }
+    }
+
+    pub(super) fn waker(&self) -> Arc<Waker> {
+        self.waker.clone()
+    }
+
+    pub(super) fn open(&self, local: Local) {
+        let mut state = self.state.lock();
+        if !state.closing {
+            state.book.remove(local.node);
+            state.local = Some(local);
+        }
+    }
+
+    pub(super) fn close(&self) {
+        self.change(|state| {
+            state.local = None;
+            state.closing = true;
+            state.queues.clear();
+            state.work.ready.clear();
+        });
+    }
+
+    /// Queues a message, where its receiver is known.
+    pub(super) fn send(&self, message: Message) {
+        let link = (message.to(), message.lane());
+        let mut guard = self.state.lock();
+        let state = &mut *guard;
+        if state.local.is_none() || !state.book.knows(link.0) {
+            return;
+        }
+        let outgoing = state.queues.entry(link).or_default();
+        let bounds = match outgoing.online {
+            true => self.bounds,
+            false => offline(self.bounds),
+        };
+        outgoing.queue.push(message, link.1, bounds);
+        if outgoing.listed {
+            return;
+        }
+        outgoing.listed = true;
+        state.work.ready.push(link);
+        let asleep = std::mem::take(&mut state.asleep);
+        drop(guard);
+        self.wake(asleep);
+    }
+
+    pub(super) fn learn(&self, node: NodeId, address: &str, told_by: Teller) -> bool {
+        self.change(|state| {
+            let own = state.local.is_some_and(|local| local.node == node);
+            let changed = !own && state.book.learn(node, address, told_by);
+            if changed {
+                state.work.moved.push(node);
+            }
+            changed
+        })
+    }
+
+    pub(super) fn forget(&self, node: NodeId) {
+        self.change(|state| {
+            if state.book.remove(node) {
+                for lane in [Lane::Urgent, Lane::Bulk] {
+                    state.queues.remove(&(node, lane));
+                }
+                state.work.moved.push(node);
+            }
+        });
+    }
+
+    pub(super) fn address(&self, node: NodeId) -> Option<String> {
+        self.state.lock().book.address(node).map(str::to_owned)
+    }
+
+    pub(super) fn is_named(&self, node: NodeId) -> bool {
+        self.state.lock().book.is_named(node)
+    }
+
+    pub(super) fn addresses(&self) -> Vec<(NodeId, String)> {
+        self.state.lock().book.all()
+    }
+
+    fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        let mut state = self.state.lock();
+        let result = change(&mut state);
+        let asleep = std::mem::take(&mut state.asleep);
+        drop(state);
+        self.wake(asleep);
+        result
+    }
+
+    fn wake(&self, asleep: bool) {
+        if asleep {
+            // It fails where the descriptor is gone, and then so is the thread.
+            let _ = self.waker.wake();
+        }
+    }
+
+    // ---- The thread's side --------------------------------------------------------------------
+
+    /// The thread is about to wait for events: true where it may, false where there is work already.
+    pub(super) fn fall_asleep(&self) -> bool {
+        let mut state = self.state.lock();
+        state.asleep = state.work.is_empty() && !state.closing;
+        state.asleep
+    }
+
+    /// The thread is up: what it has to look at.
+    pub(super) fn take_work(&self, work: &mut Work) {
+        let mut guard = self.state.lock();
+        let state = &mut *guard;
+        state.asleep = false;
+        work.ready.clear();
+        work.moved.clear();
+        std::mem::swap(work, &mut state.work);
+        work.closing = state.closing;
+        for link in &work.ready {
+            if let Some(outgoing) = state.queues.get_mut(link) {
+                outgoing.listed = false;
+            }
+        }
+    }
+
+    /// Moves messages of about `bytes` to `out`; how many were dropped since.
+    pub(super) fn take_messages(&self, link: Link, bytes: usize, out: &mut Vec<Message>) -> u64 {
+        let mut state = self.state.lock();
+        let Some(outgoing) = state.queues.get_mut(&link) else {
+            return 0;
+        };
+        outgoing.queue.take(bytes, out);
+        outgoing.queue.take_dropped()
+    }
+
+    pub(super) fn has_messages(&self, link: Link) -> bool {
+        let state = self.state.lock();
+        let outgoing = state.queues.get(&link);
+        outgoing.is_some_and(|outgoing| !outgoing.queue.is_empty())
+    }
+
+    /// There is a connection for `link` now, or there is none any more.
+    pub(super) fn set_online(&self, link: Link, online: bool) {
+        let mut state = self.state.lock();
+        let Some(outgoing) = state.queues.get_mut(&link) else {
+            return;
+        };
+        outgoing.online = online;
+        if !online {
+            outgoing.queue.shrink(offline(self.bounds));
+        }
+    }
+}
+
+impl Work {
+    fn is_empty(&self) -> bool {
+        self.ready.is_empty() && self.moved.is_empty()
+    }
+}
+
+fn offline(bounds: Bounds) -> Bounds {
+    Bounds {
+        messages_max: bounds.messages_max.min(OFFLINE.messages_max),
+        bytes_max: bounds.bytes_max.min(OFFLINE.bytes_max),
+    }
+}
