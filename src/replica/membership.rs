@@ -1,0 +1,578 @@
+//! Who takes part: what operators ask for, how the leader carries it out, and how a node learns that
+//! it is no member any more.
+//!
+//! A request stays at the node where it was made until the leader has answered it, and is asked again
+//! whenever it may be lost. The leader proposes at most one change at a time and answers when that is
+//! applied. A repeated request may have been carried out by an earlier leader: where what it asks for
+//! is so already, it is done. (Should another operator have undone it meanwhile, it is done again.) The invariant: a request is answered with success only when the change
+//! was committed, and with an error only when it was not begun.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::barriers::Asker;
+use super::membership_message::{
+    Join, JoinOutcome, JoinReply, MembershipAsk, MembershipReply, MembershipRequest,
+};
+use super::{Answer, Failure, NodeEvent, Output, PeerMessage, Replica, Ticket};
+use crate::consensus::{MembershipChange, ProposeError};
+use crate::error::Error;
+use crate::ids::NodeId;
+use crate::storage::Configuration;
+use crate::transport::Lane;
+
+/// The most requests of this node's operators that may wait.
+const ASKED_MAX: usize = 64;
+
+/// The most nodes whose last word the leader remembers.
+const HEARD_MAX: usize = 1_024;
+
+/// The replica's bookkeeping of who takes part.
+pub(super) struct Membership {
+    asked: BTreeMap<u64, Asked>,
+    next_id: u64,
+    has_unsent: bool,
+    /// The leader's one change, or transfer of leadership, under way.
+    underway: Option<Underway>,
+    /// When each node was last heard from.
+    heard: BTreeMap<NodeId, Duration>,
+    /// This node was a member and is none any more.
+    removed: bool,
+}
+
+/// A request of this node's.
+struct Asked {
+    ticket: Ticket,
+    request: MembershipRequest,
+    sent_at: Option<Duration>,
+    /// It may have reached a leader.
+    ever_sent: bool,
+}
+
+/// What the leader carries out.
+struct Underway {
+    from: NodeId,
+    id: u64,
+    /// Set for a transfer of leadership.
+    transfer: Option<NodeId>,
+}
+
+/// What the leader makes of a request.
+enum Plan {
+    /// It is so already.
+    Done,
+    Refuse(Error),
+    /// Not now; it will be asked again.
+    Wait,
+    Change(Vec<MembershipChange>),
+    /// The leader itself is to be removed: another has to do it.
+    HandOver,
+    Transfer(NodeId),
+}
+
+impl Membership {
+    pub(super) fn new(boot_nonce: u32) -> Membership {
+        Membership {
+            asked: BTreeMap::new(),
+            next_id: u64::from(boot_nonce) << 32,
+            has_unsent: false,
+            underway: None,
+            heard: BTreeMap::new(),
+            removed: false,
+        }
+    }
+
+    /// Everything may be lost: ask again.
+    pub(super) fn resend_all(&mut self) {
+        for asked in self.asked.values_mut() {
+            asked.sent_at = None;
+            self.has_unsent = true;
+        }
+    }
+
+    fn resend_sent_before(&mut self, deadline: Duration) {
+        for asked in self.asked.values_mut() {
+            if asked.sent_at.is_some_and(|at| at < deadline) {
+                asked.sent_at = None;
+                self.has_unsent = true;
+            }
+        }
+    }
+}
+
+pub(super) fn is_member(configuration: &Configuration, node: NodeId) -> bool {
+    configuration.voters.contains(&node)
+        || configuration.voters_outgoing.contains(&node)
+        || configuration.learners.contains(&node)
+}
+
+impl Replica {
+    // ---- At the node that was asked --------------------------------------------------------------
+
+    pub(super) fn ask_membership(&mut self, ticket: Ticket, request: MembershipRequest) {
+        let limit = ASKED_MAX;
+        if self.membership.asked.len() >= limit {
+            let queue = "changes of membership";
+            return self.answer(ticket, Answer::Failed(Error::Overloaded { queue, limit }));
+        }
+        self.membership.next_id += 1;
+        self.membership.asked.insert(
+            self.membership.next_id,
+            Asked {
+                ticket,
+                request,
+                sent_at: None,
+                ever_sent: false,
+            },
+        );
+        self.membership.has_unsent = true;
+    }
+
+    /// Asks the leader for what it was not asked yet.
+    pub(super) fn send_membership(&mut self) {
+        if !self.membership.has_unsent {
+            return;
+        }
+        let Some(leader) = self.status.leader else {
+            return;
+        };
+        self.membership.has_unsent = false;
+        let mut asks = Vec::new();
+        for (&id, asked) in &mut self.membership.asked {
+            if asked.sent_at.is_none() {
+                asked.sent_at = Some(self.now.monotonic);
+                asks.push(MembershipAsk {
+                    id,
+                    repeated: std::mem::replace(&mut asked.ever_sent, true),
+                    request: asked.request,
+                });
+            }
+        }
+        for ask in asks {
+            if leader == self.options.id {
+                self.on_membership(leader, ask);
+            } else {
+                self.send(leader, PeerMessage::Membership(ask));
+            }
+        }
+    }
+
+    pub(super) fn on_membership_reply(&mut self, reply: MembershipReply) {
+        let Some(asked) = self.membership.asked.remove(&reply.id) else {
+            return;
+        };
+        if asked.request.removes(self.options.id) && reply.outcome.is_ok() {
+            self.membership.removed = true;
+        }
+        let answer = match reply.outcome {
+            Ok(members) => Answer::Members(members),
+            Err(error) => Answer::Failed(error),
+        };
+        self.answer(asked.ticket, answer);
+        self.leave_if_removed();
+    }
+
+    /// There is a new leader. A transfer is done when it is the one that was asked for.
+    pub(super) fn notice_leader(&mut self) {
+        self.membership.resend_all();
+        let Some(leader) = self.status.leader else {
+            return;
+        };
+        let done: Vec<u64> = self
+            .membership
+            .asked
+            .iter()
+            .filter(|(_, asked)| asked.request == MembershipRequest::Transfer(leader))
+            .map(|(&id, _)| id)
+            .collect();
+        for id in done {
+            let outcome = Ok(self.configuration.clone());
+            self.on_membership_reply(MembershipReply { id, outcome });
+        }
+    }
+
+    pub(super) fn tick_membership(&mut self) {
+        let retry = self.options.election_timeout;
+        let before = self.now.monotonic.saturating_sub(retry);
+        self.membership.resend_sent_before(before);
+        let given_up = match &self.membership.underway {
+            Some(underway) if self.leads() && !self.status.transferring => underway.transfer,
+            _ => None,
+        };
+        if let Some(to) = given_up {
+            self.end_underway(Err(Error::TransferFailed { to }));
+        }
+    }
+
+    /// The node stops: what becomes of its requests.
+    pub(super) fn end_membership(&mut self, stopped: &Error) {
+        let me = self.options.id;
+        for (_, asked) in std::mem::take(&mut self.membership.asked) {
+            let answer = if asked.request.removes(me) && self.membership.removed {
+                Answer::Members(self.configuration.clone())
+            } else if asked.ever_sent {
+                Answer::Failed(Error::OutcomeUnknown {
+                    reason: "the node stopped",
+                })
+            } else {
+                Answer::Failed(stopped.clone())
+            };
+            self.answer(asked.ticket, answer);
+        }
+    }
+
+    // ---- At the leader -----------------------------------------------------------------------------
+
+    pub(super) fn on_membership(&mut self, from: NodeId, ask: MembershipAsk) {
+        // A change that an earlier leader began must be applied before anything is said of it: the one
+        // who asks may have been promised it.
+        if !self.leads()
+            || !self.status.leads_with_commit
+            || self.applied_index < self.leadership.commit_at_start
+        {
+            return;
+        }
+        if let Some(underway) = &self.membership.underway {
+            let same = underway.from == from && underway.id == ask.id;
+            if !same && !ask.repeated {
+                self.reply_membership(from, ask.id, Err(Error::ReconfigInProgress));
+            }
+            return;
+        }
+        match self.plan(&ask) {
+            Plan::Wait => {}
+            Plan::Done => {
+                let members = self.configuration.clone();
+                self.reply_membership(from, ask.id, Ok(members));
+            }
+            Plan::Refuse(error) => self.reply_membership(from, ask.id, Err(error)),
+            Plan::Change(changes) => self.propose_change(from, ask, &changes),
+            Plan::HandOver => {
+                if let Some(to) = self.successor() {
+                    // Whoever leads next is asked again.
+                    let _ = self.core.transfer_leadership(to);
+                    self.pump();
+                }
+            }
+            Plan::Transfer(to) => match self.core.transfer_leadership(to) {
+                Ok(()) => {
+                    self.membership.underway = Some(Underway {
+                        from,
+                        id: ask.id,
+                        transfer: Some(to),
+                    });
+                    self.pump();
+                }
+                Err(ProposeError::InvalidMembershipChange { reason }) => {
+                    self.reply_membership(from, ask.id, Err(Error::BadArguments { reason }));
+                }
+                Err(_) => {}
+            },
+        }
+    }
+
+    fn propose_change(&mut self, from: NodeId, ask: MembershipAsk, changes: &[MembershipChange]) {
+        match self.core.change_membership(changes) {
+            Ok(()) => {
+                self.membership.underway = Some(Underway {
+                    from,
+                    id: ask.id,
+                    transfer: None,
+                });
+                self.pump();
+            }
+            Err(ProposeError::MembershipChangeInProgress) if !ask.repeated => {
+                self.reply_membership(from, ask.id, Err(Error::ReconfigInProgress));
+            }
+            Err(ProposeError::InvalidMembershipChange { reason }) => {
+                self.reply_membership(from, ask.id, Err(Error::BadArguments { reason }));
+            }
+            // Dropped, and certainly not begun: it is asked again.
+            Err(_) => {}
+        }
+    }
+
+    fn plan(&self, ask: &MembershipAsk) -> Plan {
+        let members = &self.configuration;
+        if !members.voters_outgoing.is_empty() {
+            return if ask.repeated {
+                Plan::Wait
+            } else {
+                Plan::Refuse(Error::ReconfigInProgress)
+            };
+        }
+        let votes = |node: NodeId| members.voters.contains(&node);
+        let learns = |node: NodeId| members.learners.contains(&node);
+        // An earlier leader may have done it.
+        let already = |what: String| {
+            if ask.repeated {
+                Plan::Done
+            } else {
+                Plan::Refuse(Error::BadArguments { reason: what })
+            }
+        };
+        let me = self.options.id;
+        match ask.request {
+            MembershipRequest::AddLearner(node) if votes(node) || learns(node) => {
+                already(format!("node {node} is a member already"))
+            }
+            MembershipRequest::AddLearner(node) => {
+                Plan::Change(vec![MembershipChange::AddLearner(node)])
+            }
+            MembershipRequest::Promote(node) if votes(node) => {
+                already(format!("node {node} is a voter already"))
+            }
+            MembershipRequest::Promote(node) => match self.check_promotion(node) {
+                Err(_) if ask.repeated && self.is_not_known(node) => Plan::Wait,
+                Ok(()) => Plan::Change(vec![MembershipChange::AddVoter(node)]),
+                Err(error) => Plan::Refuse(error),
+            },
+            MembershipRequest::Remove(node) if !is_member(members, node) => {
+                if ask.repeated {
+                    Plan::Done
+                } else {
+                    Plan::Refuse(Error::NotAMember { node })
+                }
+            }
+            MembershipRequest::Remove(node) if members.voters == [node] => {
+                Plan::Refuse(Error::LastVoter { node })
+            }
+            MembershipRequest::Remove(node) if node == me => Plan::HandOver,
+            MembershipRequest::Remove(node) => Plan::Change(vec![MembershipChange::Remove(node)]),
+            MembershipRequest::Replace { old, new } if !is_member(members, old) && votes(new) => {
+                already(format!("node {new} has node {old}'s place already"))
+            }
+            MembershipRequest::Replace { old, new } if votes(new) => {
+                let reason = format!("node {new} is a voter and can't replace node {old}");
+                Plan::Refuse(Error::BadArguments { reason })
+            }
+            MembershipRequest::Replace { old, .. } if !votes(old) => {
+                Plan::Refuse(Error::NotAMember { node: old })
+            }
+            MembershipRequest::Replace { old, new } => match self.check_promotion(new) {
+                Err(_) if ask.repeated && self.is_not_known(new) => Plan::Wait,
+                Err(error) => Plan::Refuse(error),
+                // The only voter leads. It gives the successor a vote first, and is then removed by it.
+                Ok(()) if old == me && members.voters == [old] => {
+                    let reason = format!("node {old} is the only voter: promote node {new} first");
+                    Plan::Refuse(Error::BadArguments { reason })
+                }
+                Ok(()) if old == me => Plan::HandOver,
+                Ok(()) => Plan::Change(vec![
+                    MembershipChange::Remove(old),
+                    MembershipChange::AddVoter(new),
+                ]),
+            },
+            MembershipRequest::Transfer(to) if to == me => Plan::Done,
+            MembershipRequest::Transfer(to) if !is_member(members, to) => {
+                Plan::Refuse(Error::NotAMember { node: to })
+            }
+            MembershipRequest::Transfer(to) if !votes(to) => Plan::Refuse(Error::BadArguments {
+                reason: format!("node {to} is a learner and can't lead"),
+            }),
+            MembershipRequest::Transfer(to) if self.is_silent(to) => {
+                Plan::Refuse(Error::MemberSilent { node: to })
+            }
+            MembershipRequest::Transfer(to) => Plan::Transfer(to),
+        }
+    }
+
+    /// Whether the learner is near enough that the cluster needn't wait for it once it votes.
+    fn check_promotion(&self, node: NodeId) -> Result<(), Error> {
+        if !self.configuration.learners.contains(&node) {
+            return Err(Error::NotAMember { node });
+        }
+        let entries = self.lag(node).unwrap_or(self.status.last_index);
+        let limit = self.options.promotion_lag_max;
+        if entries > limit {
+            return Err(Error::LearnerBehind {
+                node,
+                entries,
+                limit,
+            });
+        }
+        if self.is_silent(node) {
+            return Err(Error::MemberSilent { node });
+        }
+        Ok(())
+    }
+
+    /// Whether this leader, which may be new, has yet to learn how far a learner is that it has heard of.
+    fn is_not_known(&self, node: NodeId) -> bool {
+        let progress = self.core.progress();
+        let found = progress.iter().find(|progress| progress.node == node);
+        found.is_some_and(|found| found.matched == 0) && !self.is_silent(node)
+    }
+
+    /// By how many entries a node is known to be behind this leader's log.
+    fn lag(&self, node: NodeId) -> Option<u64> {
+        let progress = self.core.progress();
+        let found = progress.iter().find(|progress| progress.node == node)?;
+        Some(self.status.last_index.saturating_sub(found.matched))
+    }
+
+    /// Whether a node was not heard from for two election timeouts.
+    pub(crate) fn is_silent(&self, node: NodeId) -> bool {
+        let heard = self.membership.heard.get(&node);
+        let patience = self.options.election_timeout * 2;
+        heard.is_none_or(|&at| self.now.monotonic.saturating_sub(at) > patience)
+    }
+
+    /// The other voter that is furthest among those that are there.
+    fn successor(&self) -> Option<NodeId> {
+        let voters = &self.configuration.voters;
+        let progress = self.core.progress();
+        let others = progress
+            .iter()
+            .filter(|other| voters.contains(&other.node) && !self.is_silent(other.node));
+        let best = others.max_by_key(|other| (other.matched, std::cmp::Reverse(other.node)));
+        best.map(|other| other.node)
+    }
+
+    fn reply_membership(
+        &mut self,
+        to: NodeId,
+        id: u64,
+        outcome: std::result::Result<Configuration, Error>,
+    ) {
+        let reply = MembershipReply { id, outcome };
+        if to == self.options.id {
+            self.on_membership_reply(reply);
+        } else {
+            self.send(to, PeerMessage::MembershipReply(reply));
+        }
+    }
+
+    fn end_underway(&mut self, outcome: std::result::Result<Configuration, Error>) {
+        if let Some(Underway { from, id, .. }) = self.membership.underway.take() {
+            self.reply_membership(from, id, outcome);
+        }
+    }
+
+    /// Our term is over: whoever leads next is asked again.
+    pub(super) fn forget_underway(&mut self) {
+        self.membership.underway = None;
+    }
+
+    /// Somebody was heard from.
+    pub(super) fn hear(&mut self, from: NodeId) {
+        let heard = &mut self.membership.heard;
+        if heard.len() < HEARD_MAX || heard.contains_key(&from) {
+            heard.insert(from, self.now.monotonic);
+        }
+    }
+
+    // ---- The configuration ---------------------------------------------------------------------------
+
+    /// A change was applied, or a snapshot has brought another configuration.
+    pub(super) fn set_configuration(&mut self, configuration: Configuration) {
+        let before = std::mem::replace(&mut self.configuration, configuration);
+        if before == self.configuration {
+            return;
+        }
+        let members = self.configuration.clone();
+        self.effects
+            .events
+            .push(NodeEvent::MembershipChanged(members.clone()));
+        let me = self.options.id;
+        if is_member(&before, me) && !is_member(&members, me) {
+            self.membership.removed = true;
+        }
+        self.membership
+            .heard
+            .retain(|&node, _| is_member(&members, node));
+        let change = self
+            .membership
+            .underway
+            .as_ref()
+            .is_some_and(|underway| underway.transfer.is_none());
+        if change && self.leads() && members.voters_outgoing.is_empty() {
+            self.end_underway(Ok(members));
+        }
+    }
+
+    /// Stops a node that was removed, once it has said what it still had to say.
+    pub(super) fn leave_if_removed(&mut self) {
+        if self.membership.removed && !self.failed {
+            self.failed = true;
+            self.outputs.push_back(Output::Fail(Failure::Removed));
+        }
+    }
+
+    /// Tells a node that behaves as a member but is none, as far as we have applied the log.
+    pub(super) fn tell_stranger(&mut self, from: NodeId) {
+        if !is_member(&self.configuration, from)
+            && is_member(&self.configuration, self.options.id)
+            && self.status.leader != Some(from)
+        {
+            let index = self.applied_index;
+            self.send(from, PeerMessage::NotMember { index });
+        }
+    }
+
+    /// A member says that we were none as of `index`. Where we have not come that far ourselves, and were
+    /// a member before, we were removed in between: the entry that says so never comes to a node that is
+    /// no member any more.
+    pub(super) fn on_not_member(&mut self, from: NodeId, index: u64) {
+        if index > self.applied_index
+            && is_member(&self.configuration, from)
+            && is_member(&self.configuration, self.options.id)
+        {
+            self.membership.removed = true;
+            self.leave_if_removed();
+        }
+    }
+
+    // ---- Joining ---------------------------------------------------------------------------------------
+
+    /// Somebody would join. Only a leader that still leads knows for certain who is a member, so it is
+    /// asked by whoever was; the answer comes back the same way, for the leader may not know the
+    /// newcomer's address.
+    pub(super) fn on_join(&mut self, from: NodeId, join: Join) {
+        if self.leads() {
+            let asker = Asker::Join { via: from, join };
+            self.leadership.barriers.push(asker);
+        } else if let Some(leader) = self.status.leader
+            && from == join.node
+        {
+            self.send(leader, PeerMessage::Join(join));
+        }
+    }
+
+    /// A quorum has confirmed that we lead. `index` was committed by then.
+    pub(super) fn answer_join(&mut self, via: NodeId, join: &Join, index: u64) {
+        if self.applied_index < index {
+            // It asks again.
+            return;
+        }
+        let outcome = if join.name != self.options.cluster_name {
+            JoinOutcome::OtherName
+        } else if is_member(&self.configuration, join.node) {
+            JoinOutcome::Member
+        } else {
+            JoinOutcome::Welcome(self.options.cluster)
+        };
+        let reply = JoinReply {
+            nonce: join.nonce,
+            node: join.node,
+            outcome,
+        };
+        self.pass_join_reply(via, reply);
+    }
+
+    pub(super) fn on_join_reply(&mut self, reply: JoinReply) {
+        if reply.node != self.options.id {
+            self.pass_join_reply(reply.node, reply);
+        }
+    }
+
+    fn pass_join_reply(&mut self, to: NodeId, reply: JoinReply) {
+        let payload = PeerMessage::JoinReply(reply).encode(self.options.rules_max);
+        self.outputs.push_back(if to == reply.node {
+            Output::Welcome { to, payload }
+        } else {
+            let lane = Lane::Urgent;
+            Output::Send { to, lane, payload }
+        });
+    }
+}

@@ -1,0 +1,259 @@
+//! What nodes say to each other of who takes part, and its form on the wire.
+//!
+//! Decoding checks every field; what a message leads to stands in `membership`.
+
+use crate::error::Error;
+use crate::ids::{ClusterId, NodeId};
+use crate::proto::records;
+use crate::proto::{self, RecordError};
+use crate::storage::Configuration;
+
+use super::message::{configuration, configuration_record};
+
+/// The longest name of a cluster, in bytes.
+pub(crate) const NAME_BYTES_MAX: usize = 1024;
+
+/// What an operator asks for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum MembershipRequest {
+    /// Let a node have the log.
+    AddLearner(NodeId),
+    /// Give a learner a vote.
+    Promote(NodeId),
+    /// Take a node out.
+    Remove(NodeId),
+    /// Give a learner the place of a voter, in one step.
+    Replace { old: NodeId, new: NodeId },
+    /// Make another voter the leader.
+    Transfer(NodeId),
+}
+
+impl MembershipRequest {
+    /// Whether `node` is no member any more when it is done.
+    pub(super) fn removes(self, node: NodeId) -> bool {
+        match self {
+            MembershipRequest::Remove(old) | MembershipRequest::Replace { old, .. } => old == node,
+            _ => false,
+        }
+    }
+}
+
+/// A request on its way to the leader.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct MembershipAsk {
+    /// The asking node's number for it.
+    pub id: u64,
+    /// It was asked before, and may have been carried out.
+    pub repeated: bool,
+    pub request: MembershipRequest,
+}
+
+/// The leader's answer: who takes part now, or why nothing was changed.
+#[derive(Clone, PartialEq, Debug)]
+pub(crate) struct MembershipReply {
+    pub id: u64,
+    pub outcome: Result<Configuration, Error>,
+}
+
+/// A node that knows no more than its cluster's name asks for the rest.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Join {
+    /// Random: tells the answer to this start of the node from others.
+    pub nonce: u64,
+    pub name: String,
+    pub node: NodeId,
+}
+
+/// The answer to a [`Join`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct JoinReply {
+    pub nonce: u64,
+    pub node: NodeId,
+    pub outcome: JoinOutcome,
+}
+
+/// What a node is told that asks to join.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum JoinOutcome {
+    /// It is no member yet, and may be made one of this cluster.
+    Welcome(ClusterId),
+    /// The cluster has another name.
+    OtherName,
+    /// It is a member, so it once had a disk: one that has lost it must not come back as if nothing
+    /// had been promised.
+    Member,
+}
+
+impl MembershipAsk {
+    pub(super) fn into_record(self) -> records::MembershipRecord {
+        let (kind, node, successor) = match self.request {
+            MembershipRequest::AddLearner(node) => (1, node, None),
+            MembershipRequest::Promote(node) => (2, node, None),
+            MembershipRequest::Remove(node) => (3, node, None),
+            MembershipRequest::Replace { old, new } => (4, old, Some(new)),
+            MembershipRequest::Transfer(node) => (5, node, None),
+        };
+        records::MembershipRecord {
+            id: self.id,
+            repeated: self.repeated,
+            kind,
+            node: node.as_u64(),
+            successor: successor.map_or(0, NodeId::as_u64),
+            ..Default::default()
+        }
+    }
+
+    pub(super) fn from_record(
+        record: &records::MembershipRecord,
+    ) -> Result<MembershipAsk, RecordError> {
+        let node = proto::node(record.node)?;
+        let request = match record.kind {
+            1 => MembershipRequest::AddLearner(node),
+            2 => MembershipRequest::Promote(node),
+            3 => MembershipRequest::Remove(node),
+            4 => MembershipRequest::Replace {
+                old: node,
+                new: proto::node(record.successor)?,
+            },
+            5 => MembershipRequest::Transfer(node),
+            kind => {
+                return Err(RecordError::new(format!(
+                    "a change of membership of kind {kind}"
+                )));
+            }
+        };
+        Ok(MembershipAsk {
+            id: record.id,
+            repeated: record.repeated,
+            request,
+        })
+    }
+}
+
+impl MembershipReply {
+    pub(super) fn into_record(self) -> records::MembershipReplyRecord {
+        let mut record = records::MembershipReplyRecord {
+            id: self.id,
+            ..Default::default()
+        };
+        let mut refuse = |outcome, node: NodeId| {
+            record.outcome = outcome;
+            record.node = node.as_u64();
+        };
+        match self.outcome {
+            Ok(members) => record.set_members(configuration_record(&members)),
+            Err(Error::ReconfigInProgress) => record.outcome = 1,
+            Err(Error::LearnerBehind {
+                node,
+                entries,
+                limit,
+            }) => {
+                refuse(2, node);
+                (record.entries, record.limit) = (entries, limit);
+            }
+            Err(Error::NotAMember { node }) => refuse(3, node),
+            Err(Error::LastVoter { node }) => refuse(4, node),
+            Err(Error::MemberSilent { node }) => refuse(5, node),
+            Err(Error::TransferFailed { to }) => refuse(6, to),
+            Err(error) => {
+                record.outcome = 7;
+                record.reason = match error {
+                    Error::BadArguments { reason } => reason,
+                    other => other.to_string(),
+                };
+            }
+        }
+        record
+    }
+
+    pub(super) fn from_record(
+        mut record: records::MembershipReplyRecord,
+    ) -> Result<MembershipReply, RecordError> {
+        let node = || proto::node(record.node);
+        let error = match record.outcome {
+            0 => None,
+            1 => Some(Error::ReconfigInProgress),
+            2 => Some(Error::LearnerBehind {
+                node: node()?,
+                entries: record.entries,
+                limit: record.limit,
+            }),
+            3 => Some(Error::NotAMember { node: node()? }),
+            4 => Some(Error::LastVoter { node: node()? }),
+            5 => Some(Error::MemberSilent { node: node()? }),
+            6 => Some(Error::TransferFailed { to: node()? }),
+            7 => Some(Error::BadArguments {
+                reason: record.take_reason(),
+            }),
+            other => {
+                return Err(RecordError::new(format!(
+                    "an outcome of kind {other} of a change of membership"
+                )));
+            }
+        };
+        Ok(MembershipReply {
+            id: record.id,
+            outcome: match error {
+                Some(error) => Err(error),
+                None => Ok(configuration(record.take_members())?),
+            },
+        })
+    }
+}
+
+impl Join {
+    pub(super) fn into_record(self) -> records::JoinRecord {
+        records::JoinRecord {
+            nonce: self.nonce,
+            name: self.name,
+            node: self.node.as_u64(),
+            ..Default::default()
+        }
+    }
+
+    pub(super) fn from_record(mut record: records::JoinRecord) -> Result<Join, RecordError> {
+        let name = record.take_name();
+        if name.len() > NAME_BYTES_MAX {
+            return Err(RecordError::new("a cluster's name is too long"));
+        }
+        Ok(Join {
+            nonce: record.nonce,
+            name,
+            node: proto::node(record.node)?,
+        })
+    }
+}
+
+impl JoinReply {
+    pub(super) fn into_record(self) -> records::JoinReplyRecord {
+        let (outcome, cluster) = match self.outcome {
+            JoinOutcome::Welcome(cluster) => (0, cluster),
+            JoinOutcome::OtherName => (1, ClusterId(0)),
+            JoinOutcome::Member => (2, ClusterId(0)),
+        };
+        records::JoinReplyRecord {
+            nonce: self.nonce,
+            node: self.node.as_u64(),
+            cluster: cluster.0,
+            outcome,
+            ..Default::default()
+        }
+    }
+
+    pub(super) fn from_record(record: &records::JoinReplyRecord) -> Result<JoinReply, RecordError> {
+        Ok(JoinReply {
+            nonce: record.nonce,
+            node: proto::node(record.node)?,
+            outcome: match record.outcome {
+                0 => JoinOutcome::Welcome(ClusterId(record.cluster)),
+                1 => JoinOutcome::OtherName,
+                2 => JoinOutcome::Member,
+                other => {
+                    return Err(RecordError::new(format!(
+                        "an answer of kind {other} to a join"
+                    )));
+                }
+            },
+        })
+    }
+}
