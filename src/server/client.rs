@@ -1,0 +1,578 @@
+//! One client's session while its connection lives: requests in, replies and events out.
+//!
+//! Requests are called as they come and answered in that order. An event goes out before the first
+//! reply that shows its change, and after the reply of the read that set its watch: both are told by
+//! the zxids of answers and events. It knows no socket: bytes go into a buffer.
+
+use std::collections::VecDeque;
+use std::net::IpAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use futures_core::Stream as _;
+
+use super::auth;
+use super::connection::Surroundings;
+use super::jute::{
+    Create, MultiOp, Opcode, Paths, Read, Reader, ReplyHeader, Request, RequestHeader, Scope,
+    Writer, watcher_event,
+};
+use super::outstanding::{Awaited, Outstanding, Settled, Then, WithStat};
+use super::settings::Settings;
+use super::statistics::{ConnectionFacts, Statistics};
+use crate::{
+    AuthId, Error, Event, NodeHandle, Session, SessionState, WatchEvent, WatchKind, WatchedState,
+    Watcher, Zxid,
+};
+
+/// Why a connection is to be closed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Close(pub &'static str);
+
+/// What became of a frame.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Taken {
+    Yes,
+    /// Not before what is outstanding is answered.
+    NotYet,
+}
+
+/// See the module's text.
+pub(super) struct Client {
+    session: Session,
+    watcher: Watcher,
+    identities: Vec<AuthId>,
+    address: IpAddr,
+    outstanding: VecDeque<Outstanding>,
+    /// How many of those set watches.
+    watch_setters: usize,
+    /// A `sync` is outstanding: what comes after it has to see what it brings.
+    syncing: bool,
+    /// The next event, which is not to be sent yet.
+    held: Option<WatchEvent>,
+    /// The watcher has said its last.
+    ended: bool,
+    /// No more requests are taken: the session, or the connection, is being closed.
+    leaving: bool,
+    touched_at: Instant,
+    suspended_since: Option<Instant>,
+    facts: Arc<ConnectionFacts>,
+}
+
+impl Client {
+    pub(super) fn new(
+        session: Session,
+        facts: Arc<ConnectionFacts>,
+        settings: &Settings,
+        now: Instant,
+    ) -> Client {
+        let address = facts.peer.ip();
+        facts.session.store(session.id().0, Relaxed);
+        let timeout_ms = session.timeout().as_millis() as u64;
+        facts.timeout_ms.store(timeout_ms, Relaxed);
+        let watcher = session.watcher(settings.events_max);
+        let identity = auth::of_address(address);
+        let internal = Awaited::Internal(session.add_auth(identity.clone()));
+        Client {
+            session,
+            watcher,
+            identities: vec![identity],
+            address,
+            outstanding: VecDeque::from([Outstanding {
+                xid: 0,
+                called_at: now,
+                awaited: internal,
+                sets_watch: false,
+            }]),
+            watch_setters: 0,
+            syncing: false,
+            held: None,
+            ended: false,
+            leaving: false,
+            touched_at: now,
+            suspended_since: None,
+            facts,
+        }
+    }
+
+    pub(super) fn outstanding(&self) -> usize {
+        self.outstanding.len()
+    }
+
+    pub(super) fn paths_watched(&self) -> usize {
+        self.watcher.paths_watched()
+    }
+
+    /// The client was heard of.
+    pub(super) fn heard(&mut self, now: Instant) {
+        if now.duration_since(self.touched_at) >= self.session.timeout() / 12 {
+            self.touched_at = now;
+            self.session.touch();
+        }
+    }
+
+    /// Whether the leader has been out of reach for so long that the client should look for another
+    /// server, while its session still lives.
+    pub(super) fn is_cut_off(&self, now: Instant) -> bool {
+        self.suspended_since
+            .is_some_and(|since| now.duration_since(since) > self.session.timeout() / 3)
+    }
+
+    /// Takes a request in.
+    pub(super) fn submit(
+        &mut self,
+        frame: &[u8],
+        around: &Surroundings<'_>,
+    ) -> Result<Taken, Close> {
+        let (node, settings) = (around.node, around.settings);
+        if self.leaving || self.syncing || self.outstanding.len() >= settings.outstanding_max {
+            return Ok(Taken::NotYet);
+        }
+        let mut reader = Reader::new(frame);
+        let header =
+            RequestHeader::decode(&mut reader).map_err(|_| Close("a request has no header"))?;
+        let is_local = matches!(
+            header.opcode,
+            Opcode::addWatch
+                | Opcode::checkWatches
+                | Opcode::removeWatches
+                | Opcode::setWatches
+                | Opcode::setWatches2
+        );
+        if is_local && !self.outstanding.is_empty() {
+            return Ok(Taken::NotYet);
+        }
+        around.shared.statistics.received.fetch_add(1, Relaxed);
+        self.facts.received.fetch_add(1, Relaxed);
+        let answer = match Request::decode(header.opcode, &mut reader) {
+            Ok(request) => self.call(request, node, settings)?,
+            // ZooKeeper says so, and goes on.
+            Err(_) => {
+                const MARSHALLING_ERROR: i32 = -5;
+                (self.known(node, MARSHALLING_ERROR, |_| {}), false)
+            }
+        };
+        let (awaited, sets_watch) = answer;
+        self.watch_setters += usize::from(sets_watch);
+        self.outstanding.push_back(Outstanding {
+            xid: header.xid,
+            called_at: around.now,
+            awaited,
+            sets_watch,
+        });
+        Ok(Taken::Yes)
+    }
+
+    fn known(&self, node: &NodeHandle, error: i32, write: impl FnOnce(&mut Writer<'_>)) -> Awaited {
+        let mut body = Vec::new();
+        write(&mut Writer::new(&mut body));
+        Awaited::Known {
+            zxid: node.zxid(),
+            error,
+            body,
+        }
+    }
+
+    /// Calls what a request asks for. Says whether it sets a watch.
+    fn call(
+        &mut self,
+        request: Request<'_>,
+        node: &NodeHandle,
+        settings: &Settings,
+    ) -> Result<(Awaited, bool), Close> {
+        let session = &self.session;
+        let written = |awaited| Ok((awaited, false));
+        match request {
+            Request::Create { create, with_stat } => written(self.create(&create, with_stat)),
+            Request::Delete(path, version) => {
+                written(Awaited::Deleted(session.delete(&path, version)))
+            }
+            Request::SetData(path, data, version) => {
+                written(Awaited::Set(session.set(&path, data, version)))
+            }
+            Request::SetAcl(path, acl, version) => {
+                written(Awaited::Set(session.set_acl(&path, &acl, version)))
+            }
+            Request::Multi(ops) => written(self.multi(&ops)),
+            Request::Exists(Read { path, .. }) if path.contains('\0') => {
+                written(self.known(node, bad_arguments(), |_| {}))
+            }
+            Request::Exists(read) | Request::GetData(read) | Request::GetChildren { read, .. }
+                if read.watch && self.paths_watched() >= settings.watches_max =>
+            {
+                let limit = settings.watches_max;
+                let queue = "watches of the session";
+                let error = Error::Overloaded { queue, limit };
+                written(self.known(node, error.code(), |_| {}))
+            }
+            Request::Exists(Read { path, watch }) => Ok((
+                Awaited::Exists(match watch {
+                    true => session.exists_and_watch(&path, &self.watcher),
+                    false => session.exists(&path),
+                }),
+                watch,
+            )),
+            Request::GetData(Read { path, watch }) => Ok((
+                Awaited::Data(match watch {
+                    true => session.get_and_watch(&path, &self.watcher),
+                    false => session.get(&path),
+                }),
+                watch,
+            )),
+            Request::GetChildren {
+                read: Read { path, watch },
+                with_stat,
+            } => Ok((
+                Awaited::Children(
+                    match watch {
+                        true => session.children_and_watch(&path, &self.watcher),
+                        false => session.children(&path),
+                    },
+                    stat_where(with_stat),
+                ),
+                watch,
+            )),
+            Request::GetAcl(path) => written(Awaited::Acl(session.acl(&path))),
+            Request::Sync(path) => {
+                let synced = Awaited::Synced(session.sync(), path.into_owned());
+                self.syncing = true;
+                Ok((synced, false))
+            }
+            Request::MultiRead(reads) => written(Awaited::MultiRead(session.multi_read(&reads))),
+            Request::GetEphemerals(prefix) => {
+                written(Awaited::Ephemerals(session.ephemerals(&prefix)))
+            }
+            Request::GetAllChildrenNumber(path) => {
+                written(Awaited::Number(session.all_children_number(&path)))
+            }
+            Request::Ping => written(self.known(node, 0, |_| {})),
+            Request::Auth { scheme, token } => {
+                Ok((self.authenticate(&scheme, token, settings), false))
+            }
+            Request::SetWatches(since, paths) => {
+                self.resume_watches(since, &paths, settings)?;
+                written(self.known(node, 0, |_| {}))
+            }
+            Request::AddWatch(path, kind) => written(self.add_watch(&path, kind, node, settings)),
+            Request::CheckWatches(path, scope) => {
+                let found = |kind: &WatchKind| self.watcher.contains(&path, *kind);
+                written(self.on_watches(&path, scope, node, found))
+            }
+            Request::RemoveWatches(path, scope) => {
+                let removed = |kind: &WatchKind| self.watcher.remove(&path, *kind).is_ok();
+                written(self.on_watches(&path, scope, node, removed))
+            }
+            Request::WhoAmI => written(self.known(node, 0, |writer| {
+                writer.count(self.identities.len());
+                for identity in &self.identities {
+                    writer.string(&identity.scheme);
+                    writer.string(auth::user_name(identity));
+                }
+            })),
+            // As ZooKeeper where no login is configured: an empty token.
+            Request::Sasl => written(self.known(node, 0, |writer| writer.no_buffer())),
+            Request::Reconfig => {
+                const RECONFIG_DISABLED: i32 = -123;
+                written(self.known(node, RECONFIG_DISABLED, |_| {}))
+            }
+            Request::CloseSession => {
+                self.leaving = true;
+                written(Awaited::Closed(self.session.close()))
+            }
+            refused @ (Request::Refused | Request::Unknown) => {
+                // ZooKeeper's processor of what it doesn't know closes the connection as well.
+                self.leaving |= refused == Request::Unknown;
+                let error = Error::Unimplemented { what: "this" };
+                written(self.known(node, error.code(), |_| {}))
+            }
+        }
+    }
+
+    fn create(&self, create: &Create<'_>, with_stat: bool) -> Awaited {
+        let (path, data, acl) = (&create.path, create.data, &create.acl);
+        let created = self.session.create_with_acl(path, data, create.mode, acl);
+        Awaited::Created(created, stat_where(with_stat))
+    }
+
+    fn multi(&self, ops: &[MultiOp<'_>]) -> Awaited {
+        let mut multi = self.session.multi();
+        let mut kinds = Vec::with_capacity(ops.len());
+        for op in ops {
+            let mut kind = WithStat::No;
+            multi = match op {
+                MultiOp::Create(create, with_stat) => {
+                    kind = stat_where(*with_stat);
+                    multi.create_with_acl(&create.path, create.data, create.mode, &create.acl)
+                }
+                MultiOp::Delete(path, version) => multi.delete(path, *version),
+                MultiOp::Set(path, data, version) => multi.set(path, data, *version),
+                MultiOp::Check(path, version) => multi.check(path, *version),
+            };
+            kinds.push(kind);
+        }
+        Awaited::Multi(multi.commit(), kinds)
+    }
+
+    fn authenticate(&mut self, scheme: &str, token: &[u8], settings: &Settings) -> Awaited {
+        let super_digest = settings.super_digest.as_deref();
+        let proven = auth::identities(scheme, token, self.address, super_digest);
+        let Some((last, others)) = proven.split_last() else {
+            self.leaving = true;
+            let error = Error::AuthFailed {
+                scheme: scheme.to_string(),
+                reason: String::new(),
+            };
+            return Awaited::Known {
+                zxid: Zxid(0),
+                error: error.code(),
+                body: Vec::new(),
+            };
+        };
+        for identity in others {
+            self.outstanding.push_back(Outstanding {
+                xid: 0,
+                called_at: self.touched_at,
+                awaited: Awaited::Internal(self.session.add_auth(identity.clone())),
+                sets_watch: false,
+            });
+        }
+        let added = self.session.add_auth(last.clone());
+        for identity in proven {
+            if !self.identities.contains(&identity) {
+                self.identities.push(identity);
+            }
+        }
+        Awaited::Authenticated(added)
+    }
+
+    /// ZooKeeper's `DataTree.setWatches`. What isn't a path is never watched.
+    fn resume_watches(
+        &self,
+        since: i64,
+        paths: &Paths<'_>,
+        settings: &Settings,
+    ) -> Result<(), Close> {
+        let since = Zxid(since.max(0) as u64);
+        let kinds = [
+            (WatchedState::Data, &paths.data),
+            (WatchedState::Absence, &paths.exist),
+            (WatchedState::Children, &paths.children),
+        ];
+        let persistent = [
+            (WatchKind::Persistent, &paths.persistent),
+            (WatchKind::PersistentRecursive, &paths.recursive),
+        ];
+        let asked: usize = kinds.iter().map(|(_, paths)| paths.len()).sum::<usize>()
+            + persistent
+                .iter()
+                .map(|(_, paths)| paths.len())
+                .sum::<usize>();
+        if self.paths_watched() + asked > settings.watches_max {
+            return Err(Close("it would have too many watches"));
+        }
+        for (state, paths) in kinds {
+            for path in paths {
+                let _ = self.session.resume_watch(path, state, since, &self.watcher);
+            }
+        }
+        for (kind, paths) in persistent {
+            for path in paths {
+                let _ = self.session.watch(path, kind, &self.watcher);
+            }
+        }
+        Ok(())
+    }
+
+    fn add_watch(
+        &self,
+        path: &str,
+        kind: WatchKind,
+        node: &NodeHandle,
+        settings: &Settings,
+    ) -> Awaited {
+        if self.paths_watched() >= settings.watches_max {
+            let (queue, limit) = ("watches of the session", settings.watches_max);
+            return self.known(node, Error::Overloaded { queue, limit }.code(), |_| {});
+        }
+        match self.session.watch(path, kind, &self.watcher) {
+            Ok(_) => self.known(node, 0, |writer| writer.int(0)),
+            Err(error) => self.known(node, error.code(), |_| {}),
+        }
+    }
+
+    /// What a check or a removal of watches comes to: whether there was any.
+    fn on_watches(
+        &self,
+        path: &str,
+        scope: Scope,
+        node: &NodeHandle,
+        each: impl FnMut(&WatchKind) -> bool,
+    ) -> Awaited {
+        const ALL: [WatchKind; 4] = [
+            WatchKind::Data,
+            WatchKind::Children,
+            WatchKind::Persistent,
+            WatchKind::PersistentRecursive,
+        ];
+        let one;
+        let kinds: &[WatchKind] = match scope {
+            Scope::Any => &ALL,
+            Scope::One(kind) => {
+                one = [kind];
+                &one
+            }
+        };
+        // Each of them, not only up to the first.
+        let error = match kinds.iter().map(each).filter(|found| *found).count() {
+            0 => Error::NoWatcher {
+                path: path.to_string(),
+            }
+            .code(),
+            _ => 0,
+        };
+        self.known(node, error, |_| {})
+    }
+
+    // ---- Out ----------------------------------------------------------------------------------
+
+    /// Writes the replies and events that may go, in their order, until `out` holds `out_max` bytes.
+    /// True when something was answered, so that more may be taken in.
+    pub(super) fn advance(
+        &mut self,
+        context: &mut Context<'_>,
+        (out, out_max): (&mut Vec<u8>, usize),
+        body: &mut Vec<u8>,
+        (statistics, now): (&Statistics, Instant),
+    ) -> Result<bool, Close> {
+        let mut answered = false;
+        while out.len() < out_max
+            && let Some(front) = self.outstanding.front_mut()
+        {
+            body.clear();
+            let Poll::Ready(settled) = front.awaited.poll(context, body) else {
+                break;
+            };
+            let front = self.outstanding.pop_front().expect("it was just seen");
+            answered = true;
+            self.watch_setters -= usize::from(front.sets_watch);
+            let clock = (statistics, now);
+            self.reply(&front, settled, (context, out, body), clock)?;
+        }
+        if self.watch_setters == 0 && out.len() < out_max {
+            self.send_events((context, out, out_max), None, (statistics, now))?;
+        }
+        Ok(answered)
+    }
+
+    fn reply(
+        &mut self,
+        request: &Outstanding,
+        settled: Settled,
+        (context, out, body): (&mut Context<'_>, &mut Vec<u8>, &[u8]),
+        (statistics, now): (&Statistics, Instant),
+    ) -> Result<(), Close> {
+        match settled.then {
+            Then::Silence => return Ok(()),
+            Then::Close(reason) => return Err(Close(reason)),
+            Then::Reply | Then::ReplyAndClose => {}
+        }
+        // Whatever the reply shows, its events are in the queue.
+        let up_to = Some(settled.zxid);
+        self.send_events((context, out, usize::MAX), up_to, (statistics, now))?;
+        let header = ReplyHeader {
+            xid: request.xid,
+            zxid: settled.zxid,
+            error: settled.error,
+        };
+        header.frame(out, body);
+        statistics.sent.fetch_add(1, Relaxed);
+        statistics.answered(now.saturating_duration_since(request.called_at));
+        self.facts.sent.fetch_add(1, Relaxed);
+        if matches!(request.awaited, Awaited::Synced(..)) {
+            self.syncing = false;
+        }
+        let refused = self.leaving && self.outstanding.is_empty();
+        if settled.then == Then::ReplyAndClose || refused {
+            return Err(Close(ANSWERED));
+        }
+        Ok(())
+    }
+
+    /// Sends events up to a zxid, or all that there are.
+    fn send_events(
+        &mut self,
+        (context, out, out_max): (&mut Context<'_>, &mut Vec<u8>, usize),
+        up_to: Option<Zxid>,
+        (statistics, now): (&Statistics, Instant),
+    ) -> Result<(), Close> {
+        while out.len() < out_max {
+            let event = match self.held.take() {
+                Some(event) => event,
+                None => match self.next_event(context, now)? {
+                    Some(event) => event,
+                    None => break,
+                },
+            };
+            if up_to.is_some_and(|zxid| event.zxid > zxid) {
+                self.held = Some(event);
+                break;
+            }
+            watcher_event(out, &event);
+            statistics.sent.fetch_add(1, Relaxed);
+            self.facts.sent.fetch_add(1, Relaxed);
+        }
+        Ok(())
+    }
+
+    fn next_event(
+        &mut self,
+        context: &mut Context<'_>,
+        now: Instant,
+    ) -> Result<Option<WatchEvent>, Close> {
+        while !self.ended {
+            match Pin::new(&mut self.watcher).poll_next(context) {
+                Poll::Pending => break,
+                Poll::Ready(None) => self.ended = true,
+                Poll::Ready(Some(Event::Changed(event))) => return Ok(Some(event)),
+                // It reads again what it watched, by `setWatches`.
+                Poll::Ready(Some(Event::Missed { .. })) => {
+                    return Err(Close("it has too many events to be told of"));
+                }
+                Poll::Ready(Some(Event::Session(state))) => match state {
+                    SessionState::Connected => self.suspended_since = None,
+                    SessionState::Suspended => self.suspended_since = Some(now),
+                    SessionState::Moved => return Err(Close("its session has moved")),
+                    SessionState::Lost => return Err(Close("its session has expired")),
+                    // At its own wish: the reply comes first.
+                    SessionState::Closed if self.leaving => self.ended = true,
+                    SessionState::Closed => return Err(Close("its session was closed")),
+                },
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// Not a fault: the client was told what it has to know.
+pub(super) const ANSWERED: &str = "";
+
+fn stat_where(with_stat: bool) -> WithStat {
+    if with_stat {
+        WithStat::Yes
+    } else {
+        WithStat::No
+    }
+}
+
+fn bad_arguments() -> i32 {
+    Error::BadArguments {
+        reason: String::new(),
+    }
+    .code()
+}
+
+/// How long a client has for its first record.
+pub(super) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);

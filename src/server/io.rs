@@ -1,0 +1,289 @@
+//! The threads that serve all connections: each sleeps until a socket, or an answer, is ready.
+//!
+//! The first also accepts, and hands every other connection to the others in turn. Answers wake their
+//! connection by a [`ReadyList`].
+
+use std::io::ErrorKind;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Wake, Waker};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender};
+use mio::net::{TcpListener, TcpStream};
+use mio::{Events, Interest, Poll, Token};
+use parking_lot::Mutex;
+use slab::Slab;
+
+use super::Shared;
+use super::client::{ANSWERED, Close};
+use super::connection::{Connection, Surroundings};
+
+/// The sockets' own tokens are small.
+const LISTENER: Token = Token(usize::MAX - 1);
+const WAKER: Token = Token(usize::MAX);
+/// How often the connections are looked through for those whose time is over.
+const SWEEP_INTERVAL: Duration = Duration::from_millis(500);
+/// How soon a connection tries again that all the others' requests have held up.
+const STARVED_INTERVAL: Duration = Duration::from_millis(2);
+
+/// The connections of one thread that have something to do.
+pub(super) struct ReadyList {
+    tokens: Mutex<Vec<usize>>,
+    /// Whether the thread knows.
+    signalled: AtomicBool,
+    waker: mio::Waker,
+}
+
+impl ReadyList {
+    pub(super) fn wake(&self) {
+        if !self.signalled.swap(true, Ordering::AcqRel) {
+            // It fails only when the thread is gone.
+            let _ = self.waker.wake();
+        }
+    }
+
+    fn push(&self, token: usize) {
+        self.tokens.lock().push(token);
+        self.wake();
+    }
+
+    fn take(&self) -> Vec<usize> {
+        self.signalled.store(false, Ordering::Release);
+        std::mem::take(&mut *self.tokens.lock())
+    }
+}
+
+/// Wakes one connection. What has been reused for another is woken for nothing.
+struct ConnectionWaker {
+    token: usize,
+    ready: Arc<ReadyList>,
+}
+
+impl Wake for ConnectionWaker {
+    fn wake(self: Arc<Self>) {
+        self.ready.push(self.token);
+    }
+}
+
+/// A connection on its way to its thread.
+pub(super) type Accepted = (TcpStream, SocketAddr);
+
+/// How to reach a thread.
+#[derive(Clone)]
+pub(super) struct Mailbox {
+    pub connections: Sender<Accepted>,
+    pub ready: Arc<ReadyList>,
+}
+
+/// One thread's sockets.
+pub(super) struct IoThread {
+    poll: Poll,
+    ready: Arc<ReadyList>,
+    incoming: Receiver<Accepted>,
+    connections: Slab<Connection>,
+    starved: Vec<usize>,
+    shared: Arc<Shared>,
+    scratch: Vec<u8>,
+    body: Vec<u8>,
+    next_sweep: Instant,
+}
+
+/// What only the first thread has.
+pub(super) struct Acceptor {
+    pub listener: TcpListener,
+    pub mailboxes: Vec<Mailbox>,
+    pub next: usize,
+}
+
+impl IoThread {
+    pub(super) fn new(shared: Arc<Shared>) -> std::io::Result<(IoThread, Mailbox)> {
+        let poll = Poll::new()?;
+        let ready = Arc::new(ReadyList {
+            tokens: Mutex::default(),
+            signalled: AtomicBool::new(false),
+            waker: mio::Waker::new(poll.registry(), WAKER)?,
+        });
+        // No more than there may be connections.
+        let (connections, incoming) = crossbeam_channel::bounded(shared.settings.connections_max);
+        let thread = IoThread {
+            poll,
+            ready: ready.clone(),
+            incoming,
+            connections: Slab::new(),
+            starved: Vec::new(),
+            shared,
+            scratch: vec![0; 64 * 1024],
+            body: Vec::new(),
+            next_sweep: Instant::now() + SWEEP_INTERVAL,
+        };
+        Ok((thread, Mailbox { connections, ready }))
+    }
+
+    /// Serves until the server stops.
+    pub(super) fn run(mut self, mut acceptor: Option<Acceptor>) {
+        if let Some(acceptor) = &mut acceptor
+            && let Err(error) =
+                self.poll
+                    .registry()
+                    .register(&mut acceptor.listener, LISTENER, Interest::READABLE)
+        {
+            self.shared
+                .log(&format!("cannot accept connections: {error}"));
+        }
+        let mut events = Events::with_capacity(1024);
+        while !self.shared.stopping() {
+            let pause = match self.starved.is_empty() {
+                true => self.next_sweep.saturating_duration_since(Instant::now()),
+                false => STARVED_INTERVAL,
+            };
+            if let Err(error) = self.poll.poll(&mut events, Some(pause))
+                && error.kind() != ErrorKind::Interrupted
+            {
+                self.shared
+                    .log(&format!("cannot wait for connections: {error}"));
+                return;
+            }
+            let now = Instant::now();
+            for event in &events {
+                match event.token() {
+                    LISTENER => {
+                        if let Some(acceptor) = &mut acceptor {
+                            self.accept(acceptor);
+                        }
+                    }
+                    WAKER => {}
+                    Token(token) => {
+                        if let Some(connection) = self.connections.get_mut(token) {
+                            let readable = event.is_readable() || event.is_read_closed();
+                            let writable = event.is_writable() || event.is_write_closed();
+                            connection.note_ready(readable, writable);
+                            self.advance(token, now);
+                        }
+                    }
+                }
+            }
+            while let Ok((stream, peer)) = self.incoming.try_recv() {
+                self.begin(stream, peer, now);
+            }
+            let mut ready = self.ready.take();
+            ready.append(&mut self.starved);
+            ready.sort_unstable();
+            ready.dedup();
+            for token in ready {
+                self.advance(token, now);
+            }
+            if now >= self.next_sweep {
+                self.next_sweep = now + SWEEP_INTERVAL;
+                self.sweep(now);
+                if let Some(acceptor) = &mut acceptor {
+                    // What could not be accepted for want of files is tried again.
+                    self.accept(acceptor);
+                }
+            }
+        }
+        let tokens: Vec<usize> = self.connections.iter().map(|(token, _)| token).collect();
+        for token in tokens {
+            self.close(token, Close(ANSWERED));
+        }
+        while let Ok((_, peer)) = self.incoming.try_recv() {
+            self.shared.dismiss(peer.ip());
+        }
+    }
+
+    fn accept(&mut self, acceptor: &mut Acceptor) {
+        loop {
+            match acceptor.listener.accept() {
+                Ok((stream, peer)) => {
+                    if let Err(reason) = self.shared.admit(peer.ip()) {
+                        self.shared.log(&format!("{peer} is refused: {reason}"));
+                        continue;
+                    }
+                    acceptor.next = (acceptor.next + 1) % acceptor.mailboxes.len();
+                    let mailbox = &acceptor.mailboxes[acceptor.next];
+                    if mailbox.connections.try_send((stream, peer)).is_err() {
+                        self.shared.dismiss(peer.ip());
+                    }
+                    mailbox.ready.wake();
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => {
+                    // Of one connection, or of all for a while: the sweep tries again.
+                    return self
+                        .shared
+                        .log(&format!("a connection is not accepted: {error}"));
+                }
+            }
+        }
+    }
+
+    fn begin(&mut self, mut stream: TcpStream, peer: SocketAddr, now: Instant) {
+        // Small replies must not wait for each other.
+        let _ = stream.set_nodelay(true);
+        let entry = self.connections.vacant_entry();
+        let token = entry.key();
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        if let Err(error) = self
+            .poll
+            .registry()
+            .register(&mut stream, Token(token), interest)
+        {
+            self.shared.dismiss(peer.ip());
+            return self.shared.log(&format!("{peer} can't be served: {error}"));
+        }
+        let ready = self.ready.clone();
+        let waker = Waker::from(Arc::new(ConnectionWaker { token, ready }));
+        let connection = entry.insert(Connection::new(stream, peer, waker, now));
+        self.shared.statistics.add(&connection.facts);
+        self.advance(token, now);
+    }
+
+    fn advance(&mut self, token: usize, now: Instant) {
+        let Some(connection) = self.connections.get_mut(token) else {
+            return;
+        };
+        let mut around = Surroundings {
+            node: &self.shared.node,
+            settings: &self.shared.settings,
+            shared: &self.shared,
+            now,
+            scratch: &mut self.scratch,
+            body: &mut self.body,
+        };
+        match connection.advance(&mut around) {
+            Ok(true) => self.ready.push(token),
+            Ok(false) if connection.starved => self.starved.push(token),
+            Ok(false) => {}
+            Err(close) => self.close(token, close),
+        }
+        // One large reply is not kept room for.
+        if self.body.capacity() > 64 * 1024 {
+            self.body = Vec::new();
+        }
+    }
+
+    fn close(&mut self, token: usize, Close(reason): Close) {
+        let mut connection = self.connections.remove(token);
+        let _ = self.poll.registry().deregister(&mut connection.stream);
+        self.shared.dismiss(connection.address());
+        self.shared.statistics.remove(&connection.facts);
+        self.shared.count_outstanding(connection.counted(), 0);
+        if reason != ANSWERED {
+            self.shared
+                .log(&format!("{} is closed: {reason}", connection.facts.peer));
+        }
+    }
+
+    fn sweep(&mut self, now: Instant) {
+        let over: Vec<(usize, Close)> = self
+            .connections
+            .iter()
+            .filter_map(|(token, connection)| Some((token, connection.check_time(now).err()?)))
+            .collect();
+        for (token, close) in over {
+            self.close(token, close);
+        }
+    }
+}

@@ -1,0 +1,255 @@
+//! Frames as ZooKeeper's own classes write them (3.8's, by `jute`), what is made of them, and what
+//! becomes of them when they are cut or garbled.
+//!
+//! `golden.txt` holds a frame's name and bytes, and for requests a line with what they mean. With
+//! `QUORATE_REWRITE=1` the meanings are written anew: read the difference before it is committed.
+
+use super::*;
+use crate::{
+    Acl, AuthId, Error, EventKind, OpResult, Permissions, SessionId, Stat, WatchEvent, ZnodePath,
+    Zxid,
+};
+
+const GOLDEN: &str = include_str!("golden.txt");
+
+/// The frames by name, with their meanings.
+fn frames() -> Vec<(&'static str, Vec<u8>, &'static str)> {
+    let mut lines = GOLDEN.lines().peekable();
+    let mut frames = Vec::new();
+    while let Some(line) = lines.next() {
+        let (name, hex) = line.split_once(' ').unwrap();
+        let bytes = (0..hex.len() / 2)
+            .map(|at| u8::from_str_radix(&hex[2 * at..2 * at + 2], 16).unwrap())
+            .collect();
+        let meaning = lines.next_if(|line| line.starts_with("  "));
+        frames.push((name, bytes, meaning.map_or("", str::trim_start)));
+    }
+    assert!(frames.len() > 45, "{} frames", frames.len());
+    frames
+}
+
+fn requests() -> impl Iterator<Item = (&'static str, Vec<u8>, &'static str)> {
+    let is_request = |name: &str| !name.starts_with("reply") && name != "event";
+    frames()
+        .into_iter()
+        .filter(move |(name, _, _)| is_request(name))
+}
+
+fn reply(name: &str) -> Vec<u8> {
+    let found = frames().into_iter().find(|(found, _, _)| *found == name);
+    found.unwrap_or_else(|| panic!("no {name}")).1
+}
+
+/// What a frame means, as text; or why it means nothing.
+fn meaning(name: &str, bytes: &[u8]) -> Result<String, Malformed> {
+    if name.starts_with("connect") {
+        return Connect::decode(bytes).map(|connect| format!("{connect:?}"));
+    }
+    let mut reader = Reader::new(bytes);
+    let RequestHeader { xid, opcode } = RequestHeader::decode(&mut reader)?;
+    let request = Request::decode(opcode, &mut reader)?;
+    Ok(format!("{xid} {request:?}"))
+}
+
+#[test]
+fn every_request_is_understood_as_zookeeper_writes_it() {
+    if std::env::var_os("QUORATE_REWRITE").is_some() {
+        let mut text = String::new();
+        for (name, bytes, _) in frames() {
+            let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+            text += &format!("{name} {hex}\n");
+            if !name.starts_with("reply") && name != "event" {
+                text += &format!("  {}\n", meaning(name, &bytes).unwrap());
+            }
+        }
+        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/src/server/jute/golden.txt");
+        return std::fs::write(file, text).unwrap();
+    }
+    for (name, bytes, expected) in requests() {
+        assert_eq!(meaning(name, &bytes).as_deref(), Ok(expected), "{name}");
+    }
+}
+
+#[test]
+fn a_request_that_is_cut_anywhere_is_malformed() {
+    // What has no body that is looked at can't be cut.
+    const BODILESS: [&str; 3] = ["reconfig", "sasl", "connect.old"];
+    for (name, bytes, _) in requests() {
+        for length in 0..bytes.len() {
+            let cut = meaning(name, &bytes[..length]);
+            assert!(
+                cut.is_err() || (BODILESS.contains(&name) && length >= 8),
+                "{name} cut to {length} bytes: {cut:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_garbled_request_is_never_more_than_malformed() {
+    // A small generator of our own: the same numbers every time.
+    let mut seed = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut random = move || {
+        seed ^= seed << 13;
+        seed ^= seed >> 7;
+        seed ^= seed << 17;
+        seed
+    };
+    let (mut refused, mut taken) = (0, 0);
+    for (name, bytes, _) in requests() {
+        for _ in 0..2_000 {
+            let mut bytes = bytes.clone();
+            for _ in 0..=random() % 3 {
+                let at = random() as usize % bytes.len();
+                bytes[at] = match random() % 4 {
+                    0 => 0xff,
+                    1 => 0x7f,
+                    2 => 0x80,
+                    _ => random() as u8,
+                };
+            }
+            match meaning(name, &bytes) {
+                Ok(_) => taken += 1,
+                Err(_) => refused += 1,
+            }
+        }
+    }
+    assert!(refused > 1_000 && taken > 1_000, "{refused} and {taken}");
+}
+
+#[test]
+fn a_count_takes_no_more_memory_than_its_frame() {
+    let mut bytes = Vec::new();
+    let mut writer = Writer::new(&mut bytes);
+    writer.int(1);
+    writer.int(Opcode::create);
+    writer.string("/a");
+    writer.buffer(b"");
+    writer.int(i32::MAX);
+    let refused = meaning("create", &bytes);
+    assert_eq!(refused, Err(Malformed("a list is longer than its frame")));
+}
+
+#[test]
+fn what_is_not_utf_8_becomes_what_no_path_holds() {
+    let mut bytes = Vec::new();
+    let mut writer = Writer::new(&mut bytes);
+    writer.int(1);
+    writer.int(Opcode::sync);
+    writer.buffer(b"/a\xff");
+    assert_eq!(meaning("sync", &bytes).unwrap(), "1 Sync(\"/a\u{fffd}\")");
+    assert!(ZnodePath::parse("/a\u{fffd}").is_err());
+}
+
+fn stat() -> Stat {
+    Stat {
+        czxid: Zxid(1),
+        mzxid: Zxid(2),
+        ctime_ms: 3,
+        mtime_ms: 4,
+        version: 5,
+        cversion: 6,
+        aversion: 7,
+        ephemeral_owner: SessionId(8),
+        data_length: 9,
+        children_count: 10,
+        pzxid: Zxid(11),
+    }
+}
+
+/// A reply with this body, without its length.
+fn replied(body: impl FnOnce(&mut Writer<'_>)) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    body(&mut Writer::new(&mut bytes));
+    let header = ReplyHeader {
+        xid: 7,
+        zxid: Zxid(12),
+        error: 0,
+    };
+    let mut out = Vec::new();
+    header.frame(&mut out, &bytes);
+    let (length, frame) = out.split_first_chunk().unwrap();
+    assert_eq!(u32::from_be_bytes(*length) as usize, frame.len());
+    frame.to_vec()
+}
+
+#[test]
+fn stats_and_acls_are_written_as_zookeeper_writes_them() {
+    let acl = [
+        Acl::new(Permissions::ALL, AuthId::anyone()),
+        Acl::new(Permissions::READ, AuthId::new("digest", "u:h=")),
+    ];
+    let exists = replied(|writer| writer.stat(&stat()));
+    assert_eq!(exists, reply("reply.exists"));
+    let created = replied(|writer| {
+        writer.string("/a");
+        writer.stat(&stat());
+    });
+    assert_eq!(created, reply("reply.create2"));
+    let data = replied(|writer| {
+        writer.buffer(b"data");
+        writer.stat(&stat());
+    });
+    assert_eq!(data, reply("reply.getData"));
+    let acls = replied(|writer| {
+        writer.acl(&acl);
+        writer.stat(&stat());
+    });
+    assert_eq!(acls, reply("reply.getACL"));
+    assert_eq!(replied(|writer| writer.no_buffer()), reply("reply.sasl"));
+}
+
+#[test]
+fn an_error_has_no_body() {
+    let mut out = Vec::new();
+    let header = ReplyHeader {
+        xid: 7,
+        zxid: Zxid(12),
+        error: -101,
+    };
+    header.frame(&mut out, b"what a body");
+    assert_eq!(out[4..], reply("reply.error"));
+}
+
+#[test]
+fn the_results_of_a_multi_are_written_as_zookeeper_writes_them() {
+    let path = |path: &str| OpResult::Created {
+        path: path.to_string(),
+        stat: stat(),
+    };
+    let well = replied(|writer| {
+        let mut outcome = MultiOutcome(writer);
+        outcome.result(&path("/a"), false);
+        outcome.result(&path("/t"), true);
+        outcome.result(&OpResult::Deleted, false);
+        outcome.result(&OpResult::DataSet(stat()), false);
+        outcome.result(&OpResult::Checked, false);
+        outcome.end();
+    });
+    assert_eq!(well, reply("reply.multi"));
+    let exists = Error::NodeExists {
+        path: String::new(),
+    };
+    let badly = replied(|writer| {
+        let mut outcome = MultiOutcome(writer);
+        outcome.failed(3, 1, &exists);
+        outcome.end();
+    });
+    assert_eq!(badly, reply("reply.multi.failed"));
+}
+
+#[test]
+fn a_welcome_and_an_event_are_written_as_zookeeper_writes_them() {
+    let mut out = Vec::new();
+    let password = std::array::from_fn(|at| at as u8);
+    connect_response(&mut out, (0x1234, &password), 30_000, false);
+    assert_eq!(out[4..], reply("reply.connect"));
+    out.clear();
+    let event = WatchEvent {
+        kind: EventKind::NodeChildrenChanged,
+        path: ZnodePath::parse("/a").unwrap(),
+        zxid: Zxid(u64::MAX),
+    };
+    watcher_event(&mut out, &event);
+    assert_eq!(out[4..], reply("event"));
+}
