@@ -1,0 +1,443 @@
+//! Good histories pass, bad ones are found out, each for its own reason.
+
+use rand::rngs::SmallRng;
+use rand::seq::SliceRandom;
+use rand::{Rng, SeedableRng};
+
+use super::*;
+use crate::error::Error;
+use crate::ids::{SessionId, Version, Zxid};
+use crate::op::CreateMode;
+use crate::testing::history::{Answer, AttachmentEnd, AttachmentId, CallId, Op, Outcome};
+use crate::testing::oracle::story::*;
+
+/// A register that holds "0", and two sessions.
+fn register() -> (Story, AttachmentId, AttachmentId) {
+    let mut story = Story::new();
+    let (one, two) = (story.session(1), story.session(2));
+    story.did(one, create("/r", "0"), created("/r", 1));
+    (story, one, two)
+}
+
+#[test]
+fn a_sequence_of_calls_is_explained() {
+    let (story, one, two) = register();
+    story.did(one, set("/r", "a"), stat(1, 2));
+    story.did_linearizable(two, Op::get("/r"), data("a", 1, 2));
+    story.did(two, set("/r", "b"), stat(2, 3));
+    story.did_linearizable(one, Op::get("/r"), data("b", 2, 3));
+    story.passes(check);
+}
+
+#[test]
+fn concurrent_calls_may_happen_in_any_order() {
+    let (story, one, two) = register();
+    let first = story.call(one, set("/r", "a"));
+    let second = story.call(two, set("/r", "b"));
+    story.answer(first, stat(2, 3));
+    story.answer(second, stat(1, 2));
+    story.did_linearizable(one, Op::get("/r"), data("a", 2, 3));
+    story.passes(check);
+}
+
+#[test]
+fn a_stale_read_is_found() {
+    let (story, one, two) = register();
+    story.did(one, set("/r", "a"), stat(1, 2));
+    story.did_linearizable(two, Op::get("/r"), data("0", 0, 1));
+    story.breaks(
+        check,
+        NO_ORDER,
+        &["call 2", "linearizable get /r", "/r holds \"a\""],
+    );
+}
+
+#[test]
+fn a_read_that_goes_back_after_another_has_seen_more_is_found() {
+    // The write is not answered yet, but one read has shown it: so must the next.
+    let (mut story, one, two) = register();
+    let third = story.session(3);
+    let write = story.call(one, set("/r", "a"));
+    story.did_linearizable(two, Op::get("/r"), data("a", 1, 2));
+    story.did_linearizable(third, Op::get("/r"), data("0", 0, 1));
+    story.answer(write, stat(1, 2));
+    story.breaks(check, NO_ORDER, &["call 3"]);
+}
+
+#[test]
+fn a_read_of_what_was_never_written_is_found() {
+    let (story, one, _) = register();
+    story.did_linearizable(one, Op::get("/r"), data("a", 1, 2));
+    story.breaks(check, NO_ORDER, &["call 1"]);
+}
+
+#[test]
+fn a_lost_update_is_found() {
+    // Both were told that they set version 0 to version 1 (Redis-Raft's split brain).
+    let (story, one, two) = register();
+    story.did(one, Op::set("/r", "a", Version(0)), stat(1, 2));
+    story.did(two, Op::set("/r", "b", Version(0)), stat(1, 3));
+    story.breaks(check, NO_ORDER, &["call 2", "set /r \"b\" if version 0"]);
+}
+
+#[test]
+fn an_acknowledged_write_that_nobody_sees_later_is_found() {
+    let (story, one, two) = register();
+    story.did(one, set("/r", "a"), stat(1, 2));
+    story.did_linearizable(two, Op::exists("/r"), Answer::Exists(Some(stat(0, 1))));
+    story.breaks(check, NO_ORDER, &["exists /r"]);
+}
+
+#[test]
+fn an_unknown_outcome_may_have_happened_or_not_and_at_any_time_later() {
+    for seen in [("0", 0, 1), ("a", 1, 2)] {
+        let (story, one, two) = register();
+        let lost = story.call(one, set("/r", "a"));
+        story.unknown(lost);
+        story.did_linearizable(two, Op::get("/r"), data("0", 0, 1));
+        story.did_linearizable(two, Op::get("/r"), data(seen.0, seen.1, seen.2));
+        story.passes(check);
+    }
+}
+
+#[test]
+fn an_unknown_outcome_happens_once_at_most() {
+    let (story, one, two) = register();
+    let lost = story.call(one, set("/r", "a"));
+    story.unknown(lost);
+    story.did_linearizable(two, Op::get("/r"), data("a", 2, 3));
+    story.breaks(check, NO_ORDER, &["call 2"]);
+}
+
+#[test]
+fn what_did_not_happen_is_never_seen() {
+    let (story, one, two) = register();
+    let refused = story.call(one, set("/r", "a"));
+    let (queue, limit) = ("requests", 8);
+    story.refuse(refused, Error::Overloaded { queue, limit });
+    story.did_linearizable(two, Op::get("/r"), data("a", 1, 2));
+    story.breaks(check, NO_ORDER, &["call 2"]);
+}
+
+#[test]
+fn a_refusal_must_be_true_at_some_moment_of_its_call() {
+    let refusal = |found| Error::BadVersion {
+        path: "/r".into(),
+        expected: Version(5),
+        found,
+    };
+    let (story, one, two) = register();
+    let write = story.call(two, set("/r", "a"));
+    let asked = story.call(one, Op::set("/r", "b", Version(5)));
+    story.answer(write, stat(1, 2));
+    story.refuse(asked, refusal(1));
+    story.passes(check);
+
+    let asked = story.call(one, Op::set("/r", "b", Version(5)));
+    story.refuse(asked, refusal(0));
+    story.breaks(check, NO_ORDER, &["call 3", "has version 0"]);
+}
+
+#[test]
+fn the_writes_of_a_session_happen_in_the_order_of_their_calls() {
+    let (story, one, _) = register();
+    let first = story.call(one, set("/r", "a"));
+    let second = story.call(one, set("/r", "b"));
+    story.answer(second, stat(1, 2));
+    story.answer(first, stat(2, 3));
+    story.breaks(check, NO_ORDER, &["call 1"]);
+}
+
+#[test]
+fn a_write_left_out_does_not_come_after_a_later_one_of_its_session() {
+    let (story, one, two) = register();
+    let lost = story.call(one, set("/r", "a"));
+    story.did(one, set("/r", "b"), stat(1, 2));
+    story.unknown(lost);
+    story.did_linearizable(two, Op::get("/r"), data("a", 2, 3));
+    story.breaks(check, NO_ORDER, &["call 3"]);
+}
+
+#[test]
+fn a_linearizable_read_sees_its_sessions_earlier_writes() {
+    let (story, one, _) = register();
+    let write = story.call(one, set("/r", "a"));
+    let read = story.recorder.call_linearizable(one, Op::get("/r"));
+    story.answer(read, data("0", 0, 1));
+    story.answer(write, stat(1, 2));
+    story.breaks(check, NO_ORDER, &["call 2"]);
+}
+
+#[test]
+fn sequential_creates_are_numbered_without_gaps_and_without_repetition() {
+    let sequential = |data| Op::create("/q/x-", data, CreateMode::PersistentSequential);
+    let mut story = Story::new();
+    let (one, two) = (story.session(1), story.session(2));
+    story.did(one, create("/q", ""), created("/q", 1));
+    story.did(one, sequential("a"), created("/q/x-0000000000", 2));
+    let lost = story.call(two, sequential("b"));
+    story.unknown(lost);
+    story.did(one, sequential("c"), created("/q/x-0000000002", 4));
+    let listed = names(&["x-0000000000", "x-0000000001", "x-0000000002"], 4);
+    story.did_linearizable(two, Op::children("/q"), listed);
+    story.passes(check);
+
+    // The one that nobody heard of can't have happened twice.
+    story.did(one, sequential("d"), created("/q/x-0000000004", 6));
+    story.breaks(check, NO_ORDER, &["x-0000000004"]);
+}
+
+#[test]
+fn a_multi_happens_as_a_whole() {
+    let transfer = |from, to| {
+        Op::Multi(vec![
+            Op::set("/bank/a", from, Version::ANY),
+            Op::set("/bank/b", to, Version::ANY),
+        ])
+    };
+    let mut story = Story::new();
+    let (one, two) = (story.session(1), story.session(2));
+    story.did(one, create("/bank", ""), created("/bank", 1));
+    story.did(one, create("/bank/a", "10"), created("/bank/a", 2));
+    story.did(one, create("/bank/b", "0"), created("/bank/b", 3));
+    let call = story.call(one, transfer("4", "6"));
+    story.did_linearizable(two, Op::get("/bank/a"), data("4", 1, 4));
+    let torn = story.recorder.call_linearizable(two, Op::get("/bank/b"));
+    let done = vec![Answer::Set(stat(1, 4)), Answer::Set(stat(1, 4))];
+    story.answer(call, Answer::Multi(done));
+    let whole = story.history();
+    story.answer(torn, data("6", 1, 4));
+    story.passes(check);
+    assert!(whole.calls.len() > 4);
+
+    story.did_linearizable(two, Op::get("/bank/b"), data("0", 0, 3));
+    story.breaks(check, NO_ORDER, &["get /bank/b"]);
+}
+
+#[test]
+fn half_a_multi_is_found() {
+    let mut story = Story::new();
+    let (one, two) = (story.session(1), story.session(2));
+    story.did(one, create("/a", "10"), created("/a", 2));
+    story.did(one, create("/b", "0"), created("/b", 3));
+    let both = Op::Multi(vec![
+        Op::set("/a", "4", Version::ANY),
+        Op::set("/b", "6", Version::ANY),
+    ]);
+    let call = story.call(one, both);
+    story.did_linearizable(two, Op::get("/a"), data("4", 1, 4));
+    story.did_linearizable(two, Op::get("/b"), data("0", 0, 3));
+    story.unknown(call);
+    story.breaks(check, NO_ORDER, &["call 4", "get /b"]);
+}
+
+#[test]
+fn ephemerals_vanish_with_their_session_and_not_without() {
+    let ephemeral = Op::create("/e", "", CreateMode::Ephemeral);
+    let gone = || Answer::Exists(None);
+    let begin = || {
+        let mut story = Story::new();
+        let (one, two) = (story.session(1), story.session(2));
+        let stat = crate::Stat {
+            czxid: Zxid(1),
+            mzxid: Zxid(1),
+            ephemeral_owner: SessionId(1),
+            ..Default::default()
+        };
+        let path = "/e".to_string();
+        story.did(one, ephemeral.clone(), Answer::Created { path, stat });
+        (story, one, two)
+    };
+    // Nobody has recorded the end: it may have been at any time.
+    let (story, ..) = begin();
+    story.did_linearizable(AttachmentId(1), Op::exists("/e"), gone());
+    story.passes(check);
+
+    // Recorded, it was not before it could be.
+    let (story, one, two) = begin();
+    story.did(one, Op::Close, ());
+    story.did_linearizable(two, Op::exists("/e"), gone());
+    story.passes(check);
+
+    let (story, one, two) = begin();
+    story.did_linearizable(two, Op::exists("/e"), gone());
+    story.recorder.ended(one, AttachmentEnd::Dropped);
+    story.did(one, Op::Close, ());
+    story.breaks(check, NO_ORDER, &["exists /e"]);
+
+    // And afterwards it is gone.
+    let (story, _, two) = begin();
+    story.recorder.session_ended(SessionId(1), Some(Zxid(2)));
+    let there = crate::Stat {
+        ephemeral_owner: SessionId(1),
+        ..stat(0, 1)
+    };
+    story.did_linearizable(two, Op::exists("/e"), Answer::Exists(Some(there)));
+    story.breaks(check, NO_ORDER, &["exists /e"]);
+}
+
+#[test]
+fn a_read_after_a_sync_is_not_older_than_the_sync() {
+    // ZOOKEEPER-1675: `sync`, then a read that is still stale.
+    let (story, one, two) = register();
+    story.did(one, set("/r", "a"), stat(1, 2));
+    story.did(two, Op::get("/r"), data("0", 0, 1));
+    story.did(two, Op::Sync, ());
+    story.did(two, Op::get("/r"), data("a", 1, 2));
+    story.passes(check);
+
+    let (story, one, two) = register();
+    story.did(one, set("/r", "a"), stat(1, 2));
+    story.did(two, Op::Sync, ());
+    story.did(two, Op::get("/r"), data("0", 0, 1));
+    story.breaks(check, NO_ORDER, &["call 3", "get /r"]);
+}
+
+#[test]
+fn what_is_there_at_the_beginning_counts() {
+    let mut story = Story::new();
+    let one = story.session(1);
+    let znode = crate::testing::history::FinalZnode::new("0", stat(3, 7));
+    story.recorder.initial_tree([("/r".to_string(), znode)]);
+    story.did(one, Op::set("/r", "a", Version(3)), stat(4, 9));
+    story.passes(check);
+}
+
+/// Runs random calls of `clients` against the model itself, each taking effect at a random moment of
+/// its call. Of the writes one in so many is never answered, and half of those have happened.
+fn random(seed: u64, clients: usize, calls: usize, one_lost_in: u32) -> Story {
+    let mut rng = SmallRng::seed_from_u64(seed);
+    let mut story = Story::new();
+    let sessions: Vec<_> = (0..clients).map(|_| story.session(1)).collect();
+    let mut zxid = 0;
+    for path in ["/r0", "/r1", "/r2", "/q"] {
+        zxid += 1;
+        story.did(sessions[0], create(path, "0"), created(path, zxid));
+    }
+    let mut values = [
+        ("0".to_string(), 0, 1),
+        ("0".to_string(), 0, 2),
+        ("0".to_string(), 0, 3),
+    ];
+    let mut appended = 0;
+    // What each client has under way: its call, and the answer once it has taken effect.
+    let mut under_way: Vec<Option<(CallId, Op, Option<Answer>)>> = vec![None; clients];
+    let mut made = 0;
+    while made < calls || under_way.iter().any(Option::is_some) {
+        let client = rng.gen_range(0..clients);
+        match &mut under_way[client] {
+            None if made < calls => {
+                made += 1;
+                let register = rng.gen_range(0..3);
+                let path = format!("/r{register}");
+                let op = match rng.gen_range(0..5) {
+                    0 => Op::set(&path, made.to_string(), Version::ANY),
+                    1 => Op::set(&path, made.to_string(), Version(values[register].1)),
+                    2 => Op::create("/q/x-", made.to_string(), CreateMode::PersistentSequential),
+                    _ => Op::get(&path),
+                };
+                let call = match op.is_write() {
+                    true => story.recorder.call(sessions[client], op.clone()),
+                    false => story
+                        .recorder
+                        .call_linearizable(sessions[client], op.clone()),
+                };
+                let lost_at_once = op.is_write() && rng.gen_ratio(1, 2 * one_lost_in);
+                under_way[client] = (!lost_at_once).then_some((call, op, None));
+            }
+            None => {}
+            Some((call, op, answer @ None)) => {
+                *answer = Some(match op {
+                    Op::Get { path } => {
+                        let (text, version, mzxid) = &values[path[2..].parse::<usize>().unwrap()];
+                        data(text, *version, *mzxid)
+                    }
+                    Op::Set {
+                        path,
+                        data,
+                        version,
+                    } => {
+                        zxid += 1;
+                        let value = &mut values[path[2..].parse::<usize>().unwrap()];
+                        if !version.matches(value.1) {
+                            let path = path.clone();
+                            let (expected, found) = (*version, value.1);
+                            story.refuse(
+                                *call,
+                                Error::BadVersion {
+                                    path,
+                                    expected,
+                                    found,
+                                },
+                            );
+                            under_way[client] = None;
+                            continue;
+                        }
+                        *value = (String::from_utf8(data.clone()).unwrap(), value.1 + 1, zxid);
+                        Answer::Set(stat(value.1, zxid))
+                    }
+                    Op::Create { .. } => {
+                        zxid += 1;
+                        appended += 1;
+                        created(&format!("/q/x-{:010}", appended - 1), zxid)
+                    }
+                    _ => unreachable!(),
+                });
+            }
+            Some((call, op, Some(answer))) => {
+                if !(op.is_write() && rng.gen_ratio(1, 2 * one_lost_in)) {
+                    story.answer(*call, answer.clone());
+                }
+                under_way[client] = None;
+            }
+        }
+    }
+    story
+}
+
+#[test]
+fn random_histories_of_a_correct_tree_are_explained() {
+    for seed in 0..50 {
+        random(seed, 5, 100, 10).passes(check);
+    }
+}
+
+#[test]
+fn a_random_history_with_one_answer_changed_is_found_out() {
+    let mut found = 0;
+    for seed in 0..50 {
+        let mut history = random(seed, 4, 200, 50).history();
+        let mut rng = SmallRng::seed_from_u64(seed);
+        // A read far from the end shows the version before the one it saw.
+        let reads: Vec<_> = (0..150)
+            .filter(|&index| {
+                matches!(&history.calls[index].outcome,
+                    Outcome::Ok(Answer::Data { stat, .. }) if stat.version > 1)
+            })
+            .collect();
+        let Some(&index) = reads.choose(&mut rng) else {
+            continue;
+        };
+        let Outcome::Ok(Answer::Data { stat, .. }) = &mut history.calls[index].outcome else {
+            unreachable!()
+        };
+        stat.version -= 1;
+        assert!(check(&history).is_err(), "seed {seed}, call {index}");
+        found += 1;
+    }
+    assert!(found > 30, "hardly anything was tried: {found}");
+}
+
+#[test]
+fn ten_thousand_calls_of_eight_clients_are_judged_at_once() {
+    let story = random(1, 8, 10_000, 50);
+    story.passes(check);
+    let mut history = story.history();
+    // And one that is stale at the end of it all.
+    let stale = story.did_linearizable(AttachmentId(0), Op::get("/r0"), data("0", 0, 1));
+    let late = story.history();
+    let found = check(&late).expect_err("a stale read");
+    assert_eq!(found.promise, NO_ORDER, "{stale} is stale: {found}");
+    history.calls.truncate(10);
+    assert!(check(&history).is_ok());
+}
