@@ -1,6 +1,6 @@
 //! The one error of all operations, with ZooKeeper's names.
 
-use crate::ids::{SessionId, Version};
+use crate::ids::{NodeId, SessionId, Version};
 
 /// The result of an operation.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -187,6 +187,48 @@ pub enum Error {
     /// Another change of membership is in progress (ReconfigInProgress, -14).
     #[error("a change of membership is in progress")]
     ReconfigInProgress,
+    /// A learner that lacks too many entries to be given a vote: the cluster might have to wait for it
+    /// (NewConfigNoQuorum, -13). Nothing was changed; it may have caught up later.
+    #[error("node {node} is {entries} entries behind, at most {limit} are allowed")]
+    LearnerBehind {
+        /// The learner.
+        node: NodeId,
+        /// How many entries of the leader's log it is not known to have.
+        entries: u64,
+        /// How many it may lack (`NodeBuilder::promotion_lag_max`).
+        limit: u64,
+    },
+    /// The leader has not heard of the node for a while, so it is given neither a vote nor leadership
+    /// (NewConfigNoQuorum, -13). Nothing was changed.
+    #[error("node {node} has been silent")]
+    MemberSilent {
+        /// The node.
+        node: NodeId,
+    },
+    /// The node is neither a voter nor a learner of the cluster (BadArguments, -8).
+    #[error("node {node} is not a member of the cluster")]
+    NotAMember {
+        /// The node.
+        node: NodeId,
+    },
+    /// Without its last voter a cluster could decide nothing any more (BadArguments, -8). To end a
+    /// cluster, shut its nodes down.
+    #[error("node {node} is the last voter and can't be removed")]
+    LastVoter {
+        /// The node.
+        node: NodeId,
+    },
+    /// Leadership was not handed over within an election timeout; the old leader goes on
+    /// (NewConfigNoQuorum, -13).
+    #[error("leadership could not be handed over to node {to}")]
+    TransferFailed {
+        /// To whom.
+        to: NodeId,
+    },
+    /// This node was removed from its cluster and has stopped (ConnectionLoss, -4). The operation did
+    /// not happen.
+    #[error("the node was removed from its cluster")]
+    Removed,
     /// Our own invariant does not hold (SystemError, -1). Please report it.
     #[error("internal error: {reason}")]
     System {
@@ -201,9 +243,19 @@ impl Error {
         match self {
             Error::System { .. } => -1,
             Error::RuntimeInconsistency => -2,
-            Error::OutcomeUnknown { .. } | Error::Stopped { .. } | Error::Skipped => -4,
+            Error::OutcomeUnknown { .. }
+            | Error::Stopped { .. }
+            | Error::Skipped
+            | Error::Removed => -4,
             Error::Unimplemented { .. } => -6,
-            Error::InvalidPath { .. } | Error::BadArguments { .. } | Error::TooLarge { .. } => -8,
+            Error::InvalidPath { .. }
+            | Error::BadArguments { .. }
+            | Error::TooLarge { .. }
+            | Error::NotAMember { .. }
+            | Error::LastVoter { .. } => -8,
+            Error::LearnerBehind { .. }
+            | Error::MemberSilent { .. }
+            | Error::TransferFailed { .. } => -13,
             Error::ReconfigInProgress => -14,
             Error::NoNode { .. } => -101,
             Error::NoAuth { .. } => -102,
@@ -233,6 +285,9 @@ impl Error {
                 | Error::OutcomeUnknown { .. }
                 | Error::ReconfigInProgress
                 | Error::Skipped
+                | Error::LearnerBehind { .. }
+                | Error::MemberSilent { .. }
+                | Error::TransferFailed { .. }
         )
     }
 

@@ -7,6 +7,9 @@
 
 pub mod consensus;
 pub mod recipes;
+pub mod recovery;
+#[cfg(feature = "zookeeper")]
+pub mod server;
 pub mod storage;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
@@ -27,13 +30,15 @@ mod state;
 
 pub use acl::{Acl, AuthId, Permissions};
 pub use client::{
-    Created, Credentials, Multi, Pending, Read, ReadAnswer, Session, SessionBuilder, Watcher,
+    Created, Credentials, Multi, Pending, Read, ReadAnswer, Session, SessionBuilder, WatchedState,
+    Watcher,
 };
 pub use clock::{Clock, Now, SystemClock};
 pub use error::{Error, Result};
 pub use ids::{ClusterId, NodeId, SessionId, Version, Zxid};
 pub use node::{
-    Event, Node, NodeBuilder, NodeStatus, Role, SessionState, StartError, WatchEvent, WatchKind,
+    Event, JoinError, MemberStatus, Members, Node, NodeBuilder, NodeEvent, NodeEvents, NodeHandle,
+    NodeStatus, QueueDepths, Role, SessionState, Stamped, StartError, WatchEvent, WatchKind,
 };
 pub use op::{CreateMode, EventKind, OpResult};
 pub use path::{PATH_BYTES_MAX, ZnodePath};

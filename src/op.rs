@@ -132,6 +132,16 @@ pub(crate) const OP_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// What proves that a caller may have a session: 16 bytes of the operating system's randomness.
 pub(crate) type Password = [u8; 16];
 
+/// Whose word it is that a session is alive.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) enum Keeper {
+    /// The node's: as long as it runs.
+    #[default]
+    Node,
+    /// The host's: as often as it says so.
+    Host,
+}
+
 /// A write with what makes it happen exactly once and in its session's order.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Request {

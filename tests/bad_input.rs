@@ -432,7 +432,7 @@ fn lead(cluster: &Cluster, id: u64) {
     support::eventually("it leads", || {
         let leader = cluster.leader();
         leader == id || {
-            let _ = cluster.node(leader).transfer_leadership(node_id(id));
+            drop(cluster.node(leader).transfer_leadership(node_id(id)));
             false
         }
     });

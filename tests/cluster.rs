@@ -106,6 +106,7 @@ fn each_write_happens_once_though_three_leaders_fall_while_it_is_under_way() {
             cluster
                 .node(home)
                 .transfer_leadership(node_id(heir))
+                .within()
                 .unwrap();
             support::eventually("another leads", || {
                 leader = cluster.leader();
@@ -154,7 +155,7 @@ fn one_sequential_create_through_three_leaders_yields_one_znode() {
     let heir = (1..=3)
         .find(|&id| id != third && id != second)
         .unwrap_or(first);
-    let _ = cluster.node(third).transfer_leadership(node_id(heir));
+    drop(cluster.node(third).transfer_leadership(node_id(heir)));
     let created = name(&call.within().unwrap());
     cluster.leader();
     assert_eq!(children(&session, "/q"), BTreeSet::from([created]));
@@ -183,7 +184,7 @@ fn writes_that_were_committed_unheard_are_not_done_again_by_the_next_leader() {
         .unwrap();
     // The second one is sent them again before their node has caught up.
     support::eventually("the second leads", || {
-        let _ = cluster.node(first).transfer_leadership(node_id(second));
+        drop(cluster.node(first).transfer_leadership(node_id(second)));
         cluster.leader_among(&[first, second]) == second
     });
     for (number, call) in calls.into_iter().enumerate() {
@@ -314,7 +315,7 @@ fn writes_go_on_while_leadership_is_handed_round_and_each_happens_once() {
         for round in 0..6 {
             let leader = cluster.leader();
             let heir = leader % 3 + 1;
-            let _ = cluster.node(leader).transfer_leadership(node_id(heir));
+            drop(cluster.node(leader).transfer_leadership(node_id(heir)));
             let session = cluster.session(round % 3 + 1);
             session.sync().within().unwrap();
         }

@@ -24,6 +24,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("replica", 3),
     ("node", 4),
     ("client", 5),
+    ("recovery", 5),
     ("recipes", 6),
     ("server", 6),
     ("testing", 7),

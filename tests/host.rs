@@ -18,7 +18,7 @@ use quorate::storage::{
     Configuration, EntryKind, HardState, Identity, LogEntry, Memory, Recovered, SnapshotMeta,
     SnapshotReader, SnapshotWriter, Storage, StorageError, WriteBatch,
 };
-use quorate::transport::{Inbox, Message, Transport, TransportError};
+use quorate::transport::{Inbox, Local, Message, Transport, TransportError};
 use quorate::{Clock, CreateMode, Error, Node, NodeBuilder, NodeId, Now, Session, Version};
 use support::{Cluster, Kind, PATIENCE, Within, eventually};
 
@@ -267,11 +267,13 @@ fn sessions_of_before_a_restart_expire_under_a_core_that_leads_at_once() {
 fn what_a_core_refuses_is_a_typed_error() {
     on_each_core(|cluster| {
         let two = support::node_id(2);
-        let refused = cluster.node(1).transfer_leadership(two).unwrap_err();
+        let node = cluster.node(1);
+        let refused = node.transfer_leadership(two).within().unwrap_err();
+        assert_eq!(refused, Error::NotAMember { node: two });
+        let refused = node.add_learner(two).within().unwrap_err();
         assert!(matches!(refused, Error::BadArguments { .. }), "{refused:?}");
-        let change = [MembershipChange::AddLearner(two)];
-        let refused = cluster.node(1).change_membership(&change).unwrap_err();
-        assert!(matches!(refused, Error::BadArguments { .. }), "{refused:?}");
+        let refused = node.leave().within().unwrap_err();
+        assert_eq!(refused, Error::LastVoter { node: node.id() });
     });
 }
 
@@ -461,7 +463,7 @@ struct Channels {
 }
 
 impl Transport for Channels {
-    fn start(&self, inbox: Arc<dyn Inbox>) -> Result<(), TransportError> {
+    fn start(&self, _: Local, inbox: Arc<dyn Inbox>) -> Result<(), TransportError> {
         let (sender, messages) = mpsc::channel();
         self.wire.lock()[self.id.as_u64() as usize] = Some(sender);
         let deliver = move || {

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use quorate::recipes::{Attempt, FencingToken, Lock, LockGuard};
 use quorate::storage::Memory;
-use quorate::transport::{Inbox, Message, Network, Transport, TransportError};
+use quorate::transport::{Inbox, Local, Message, Network, Transport, TransportError};
 use quorate::{
     CreateMode, Error, Node, NodeBuilder, NodeId, Session, SessionState, Version, WatchKind,
 };
@@ -108,9 +108,10 @@ struct Severable {
 }
 
 impl Transport for Severable {
-    fn start(&self, inbox: Arc<dyn Inbox>) -> Result<(), TransportError> {
+    fn start(&self, local: Local, inbox: Arc<dyn Inbox>) -> Result<(), TransportError> {
         let cut = self.cut.clone();
-        self.inner.start(Arc::new(SeverableInbox { inbox, cut }))
+        self.inner
+            .start(local, Arc::new(SeverableInbox { inbox, cut }))
     }
 
     fn send(&self, message: Message) {
@@ -308,7 +309,7 @@ fn one_departure_wakes_one_waiter() {
 
 /// A lock taken without a re-check after the wait is what Jepsen found in etcd 3.4.3.
 #[test]
-fn a_wake_without_a_departure_is_no_turn() {
+fn scenario_04_a_a_wake_without_a_departure_is_no_turn() {
     let node = node();
     let session = session(&node);
     let first = acquired(lock(&session).acquire());
@@ -432,8 +433,10 @@ fn the_lock_passes_on_when_the_holders_session_is_closed() {
     assert!(second.is_held());
 }
 
+/// A pause longer than the session's timeout: the holder wakes up and writes, though another holds the
+/// lock (etcd 3.4.3's Jepsen report; Kleppmann's *How to do distributed locking*).
 #[test]
-fn a_stale_holders_guarded_write_fails_and_the_new_holders_succeeds() {
+fn scenario_04_b_a_stale_holders_guarded_write_fails_and_the_new_holders_succeeds() {
     let node = node();
     let session = session(&node);
     session
@@ -522,7 +525,7 @@ fn a_guard_is_not_held_once_its_node_has_stopped() {
 
 /// Curator #980, #1024 and #1211: two holders after a suspension.
 #[test]
-fn a_guard_cut_off_is_not_held_by_the_time_another_gets_the_lock() {
+fn scenario_17_a_guard_cut_off_is_not_held_by_the_time_another_gets_the_lock() {
     let cluster = Cluster::with_short_sessions();
     let (cut_off, other) = (cluster.short_session(0), cluster.long_session(1));
     let first = acquired(lock(&cut_off).acquire());

@@ -525,9 +525,11 @@ fn a_leader_that_was_stalled_expires_nobody() {
     });
     if cluster.leader() != 1 {
         eventually("node 1 leads", || {
-            let _ = cluster
-                .node(cluster.leader())
-                .transfer_leadership(node_id(1));
+            drop(
+                cluster
+                    .node(cluster.leader())
+                    .transfer_leadership(node_id(1)),
+            );
             cluster.leader() == 1
         });
     }

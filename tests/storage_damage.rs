@@ -22,12 +22,16 @@ fn identity(node: u64) -> Identity {
 }
 
 fn open(files: &FaultyFiles) -> Result<Log, StorageError> {
+    open_with_spares(files, 1)
+}
+
+fn open_with_spares(files: &FaultyFiles, spare_segments_max: usize) -> Result<Log, StorageError> {
     Log::open_on(
         Arc::new(files.clone()),
         DIR,
         LogOptions {
             segment_bytes: 16 << 10,
-            spare_segments_max: 1,
+            spare_segments_max,
         },
     )
 }
@@ -261,7 +265,9 @@ fn an_older_copy_of_the_log_under_a_newer_fence_is_amnesia() {
 }
 
 #[test]
-fn a_forgotten_vote_is_amnesia() {
+fn scenario_15_c_a_forgotten_vote_is_amnesia() {
+    // NATS's Jepsen report: a node that had lost a part of its files voted a second time, and there were
+    // two leaders.
     let files = filled(1);
     let old = files.fork();
     let store = open(&files).expect("undamaged");
@@ -424,7 +430,8 @@ fn a_torn_last_record_that_nobody_acknowledged_is_dropped_in_silence() {
 }
 
 #[test]
-fn a_full_disk_stops_the_store_and_loses_nothing() {
+fn scenario_18_f_a_full_disk_stops_the_store_and_loses_nothing() {
+    // A full disk: what no longer fitted was acknowledged, or took what was there along.
     let files = FaultyFiles::new();
     let store = open(&files).expect("a new store");
     let meta = SnapshotMeta {
@@ -438,6 +445,7 @@ fn a_full_disk_stops_the_store_and_loses_nothing() {
     files.limit_bytes(Some(60_000));
     let mut last = 1;
     let error = loop {
+        assert!(last < 100, "acknowledged beyond the end of the disk");
         let data = Bytes::from(vec![3; 900]);
         let entry = LogEntry {
             index: last + 1,
@@ -459,4 +467,70 @@ fn a_full_disk_stops_the_store_and_loses_nothing() {
     let store = open(&files).expect("there is room again");
     assert_eq!(store.bounds(), (2, last));
     append(&store, last + 1, 1);
+}
+
+/// A new segment's file used to be made under the name of a spare one. What a crash had left of it became
+/// a spare beside the segment that got its number, and when that one retired two spares had one name: the
+/// store stopped at the second, "No such file or directory". Killed processes showed it.
+#[test]
+fn a_store_interrupted_anywhere_goes_on_through_many_segments() {
+    for step in 0..300 {
+        let files = filled(1);
+        let store = open_with_spares(&files, 3).expect("undamaged");
+        files.fail_from(step);
+        let interrupted = (65..).find(|&index| go_on(&store, index).is_err());
+        files.kill();
+        drop(store);
+        let store = open_with_spares(&files, 3).expect("an interrupted store opens");
+        // Segments retire before the next one is needed.
+        let last = store.recover().expect("readable").last_index;
+        if last > 40 {
+            publish(&store, last);
+            store.compact(last).expect("compacted");
+        }
+        for index in last + 1..last + 200 {
+            go_on(&store, index).unwrap_or_else(|error| {
+                panic!(
+                    "interrupted at step {step}, entry {interrupted:?}; then at {index}: {error}"
+                )
+            });
+        }
+    }
+}
+
+/// Appends an entry; now and then what is far behind is compacted.
+fn go_on(store: &Log, index: u64) -> Result<(), StorageError> {
+    // Some entries take a segment of their own length.
+    let length = if index.is_multiple_of(29) {
+        20_000
+    } else {
+        1_500
+    };
+    let entry = LogEntry {
+        index,
+        term: 9,
+        kind: EntryKind::Command,
+        data: Bytes::from(vec![index as u8; length]),
+    };
+    let hard_state = Some(HardState {
+        term: 9,
+        vote: NodeId::new(2),
+        commit: index - 1,
+    });
+    store.append(&WriteBatch {
+        entries: vec![entry],
+        hard_state,
+    })?;
+    if index.is_multiple_of(45) {
+        let meta = SnapshotMeta {
+            index: index - 1,
+            term: store.term(index - 1)?,
+            ..SnapshotMeta::default()
+        };
+        let mut writer = store.snapshot_writer(&meta)?;
+        writer.write(b"state")?;
+        writer.publish()?;
+        store.compact(index - 5)?;
+    }
+    Ok(())
 }

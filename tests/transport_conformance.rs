@@ -1,13 +1,18 @@
 //! The conformance suite of transports: on ours, and on broken ones, each of which it must refuse for
 //! the sentence that it breaks.
 
+#[cfg(feature = "tls")]
+mod certificates;
+
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
 use quorate::testing::transport_conformance::{Limits, NetworkUnderTest, cases, check, failures};
-use quorate::transport::{Faults, Inbox, Memory, Message, Network, Transport, TransportError};
+use quorate::transport::{
+    Faults, Inbox, Local, Memory, Message, Network, Transport, TransportError,
+};
 use quorate::{ClusterId, NodeId};
 
 #[test]
@@ -25,6 +30,51 @@ fn the_network_in_memory_keeps_the_contract_with_every_fault() {
         let network = Network::new(42);
         network.set_faults(faults.delay(Duration::ZERO, Duration::from_millis(2)));
         Box::new(move |node| Box::new(network.endpoint(node)))
+    });
+}
+
+/// Transports on loopback that are told of each other.
+#[cfg(feature = "tcp")]
+fn tcp_network(
+    configure: impl Fn(NodeId, quorate::transport::TcpBuilder) -> quorate::transport::TcpBuilder
+    + 'static,
+) -> NetworkUnderTest {
+    use quorate::transport::{Peers, Tcp};
+    let nodes: Mutex<Vec<(NodeId, String, Peers)>> = Mutex::default();
+    Box::new(move |node| {
+        let mut nodes = nodes.lock().unwrap();
+        nodes.retain(|(other, _, _)| *other != node);
+        let known = nodes
+            .iter()
+            .map(|(other, address, _)| (other.as_u64(), address.clone()));
+        let builder = Tcp::builder("127.0.0.1:0").peers(known);
+        let tcp = configure(node, builder).bind().unwrap();
+        let address = tcp.local_addr().to_string();
+        for (_, _, peers) in nodes.iter() {
+            peers.set(node.as_u64(), &address);
+        }
+        nodes.push((node, address, tcp.peers()));
+        Box::new(tcp)
+    })
+}
+
+#[test]
+#[cfg(feature = "tcp")]
+fn tcp_keeps_the_contract() {
+    check(|| tcp_network(|_, builder| builder));
+}
+
+#[test]
+#[cfg(feature = "tls")]
+fn tcp_with_tls_keeps_the_contract() {
+    let authority = Arc::new(certificates::Authority::new("conformance"));
+    check(|| {
+        let authority = authority.clone();
+        tcp_network(move |node, builder| {
+            let dir = tempfile::tempdir().unwrap();
+            let files = authority.issue(dir.path(), &format!("node-{node}"));
+            builder.tls(files.config())
+        })
     });
 }
 
@@ -96,9 +146,9 @@ fn to(message: &Message, node: u64) -> Message {
 }
 
 impl Transport for Broken {
-    fn start(&self, inbox: Arc<dyn Inbox>) -> Result<(), TransportError> {
+    fn start(&self, local: Local, inbox: Arc<dyn Inbox>) -> Result<(), TransportError> {
         *self.inbox.lock().unwrap() = Some(Arc::clone(&inbox));
-        match self.inner.start(inbox) {
+        match self.inner.start(local, inbox) {
             Err(_) if self.fault == Fault::StartsTwice => Ok(()),
             result => result,
         }

@@ -188,7 +188,8 @@ fn a_full_queue_says_what_is_missing_and_goes_on() {
 }
 
 #[test]
-fn who_sees_new_data_finds_the_event_in_the_queue() {
+fn scenario_11_a_who_sees_new_data_finds_the_event_in_the_queue() {
+    // etcd #15271: a watch went back in time, and told of what had been read already.
     let cluster = Cluster::new(3);
     let writer = cluster.session(cluster.leader());
     writer

@@ -2,6 +2,7 @@
 //!
 //! Floor 5. A [`Session`] calls; its node does the rest. It knows nothing of Raft.
 
+mod members;
 mod multi;
 mod opening;
 mod pending;
@@ -13,5 +14,5 @@ pub use multi::Multi;
 pub use opening::{Credentials, SessionBuilder};
 pub use pending::Pending;
 pub use reads::{Read, ReadAnswer};
-pub use session::{Created, Session};
+pub use session::{Created, Session, WatchedState};
 pub use watcher::Watcher;

@@ -8,8 +8,8 @@ use super::pending::Convert;
 use super::{Pending, Session};
 use crate::error::Error;
 use crate::ids::SessionId;
-use crate::node::{Call, Command, Node, NodeShared, Value};
-use crate::op::Password;
+use crate::node::{Call, Command, Node, NodeHandle, NodeShared, Stamped, Value};
+use crate::op::{Keeper, Password};
 
 /// What it takes to attach a session on another node: its id, and a password of 16 random bytes.
 /// Whoever has them has the session.
@@ -35,6 +35,7 @@ impl fmt::Debug for Credentials {
 pub struct SessionBuilder {
     node: Arc<NodeShared>,
     timeout: Duration,
+    keeper: Keeper,
 }
 
 impl fmt::Debug for SessionBuilder {
@@ -52,11 +53,19 @@ impl Node {
     }
 }
 
+impl NodeHandle {
+    /// Asks for a session on this node.
+    pub fn session(&self) -> SessionBuilder {
+        SessionBuilder::on(Arc::clone(self.shared()))
+    }
+}
+
 impl SessionBuilder {
     pub(crate) fn on(node: Arc<NodeShared>) -> SessionBuilder {
         SessionBuilder {
             node,
             timeout: Duration::from_secs(10),
+            keeper: Keeper::Node,
         }
     }
 
@@ -64,6 +73,15 @@ impl SessionBuilder {
     /// cluster's limits.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
+        self
+    }
+
+    /// Makes the session one that the *host* keeps alive, for somebody that it hears of (a client over
+    /// a network): it lives as long as [`crate::Session::touch`] is called often enough, and a third of
+    /// the timeout is. Dropping its last handle doesn't close it then: silence does, or
+    /// [`crate::Session::close`]; until then it can be attached again.
+    pub fn touched_by_host(mut self) -> Self {
+        self.keeper = Keeper::Host;
         self
     }
 
@@ -85,11 +103,13 @@ impl SessionBuilder {
 
     /// [`SessionBuilder::open`] with a password that the caller has drawn.
     pub(crate) fn open_with(self, password: Password) -> Pending<Session> {
-        let (call, answer) = Call::session(password);
+        let keeper = self.keeper;
+        let (call, answer) = Call::session(password, keeper);
         let timeout_ms = self.timeout_ms();
         self.node.command(Command::Open {
             password,
             timeout_ms,
+            keeper,
             call,
         });
         Self::pending(answer)
@@ -110,20 +130,22 @@ impl SessionBuilder {
     /// [`SessionBuilder::attach`] with a nonce that the caller has drawn.
     pub(crate) fn attach_with(self, credentials: &Credentials, nonce: u64) -> Pending<Session> {
         let (session, password) = (credentials.session, credentials.password);
-        let (call, answer) = Call::session(password);
+        let keeper = self.keeper;
+        let (call, answer) = Call::session(password, keeper);
         let timeout_ms = self.timeout_ms();
         let command = Command::Attach {
             session,
             password,
             timeout_ms,
             nonce,
+            keeper,
             call,
         };
         self.node.command(command);
         Self::pending(answer)
     }
 
-    fn pending(answer: oneshot::Receiver<crate::Result<Value>>) -> Pending<Session> {
+    fn pending(answer: oneshot::Receiver<Stamped<Value>>) -> Pending<Session> {
         Pending::waiting(answer, Convert::Session(Session::new))
     }
 }

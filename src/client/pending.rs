@@ -7,7 +7,8 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
-use crate::node::{SessionHandle, Value};
+use crate::ids::Zxid;
+use crate::node::{Members, SessionHandle, Stamped, Value};
 use crate::op::OpResult;
 use crate::state::ReadResult;
 
@@ -21,9 +22,9 @@ pub struct Pending<T> {
 }
 
 enum Source<T> {
-    Ready(Option<Result<T>>),
+    Ready(Option<Stamped<T>>),
     Waiting {
-        answer: oneshot::Receiver<Result<Value>>,
+        answer: oneshot::Receiver<Stamped<Value>>,
         convert: Convert<T>,
     },
 }
@@ -34,6 +35,7 @@ pub(super) enum Convert<T> {
     Read(fn(ReadResult) -> T),
     Barrier(fn() -> T),
     Session(fn(SessionHandle) -> T),
+    Members(fn(Members) -> T),
 }
 
 impl<T> Convert<T> {
@@ -43,6 +45,7 @@ impl<T> Convert<T> {
             (Convert::Read(convert), Value::Read(result)) => convert(result),
             (Convert::Barrier(convert), Value::Done) => convert(),
             (Convert::Session(convert), Value::Session(session)) => convert(session),
+            (Convert::Members(convert), Value::Members(members)) => convert(members),
             _ => unreachable!("a call is answered in its own kind"),
         }
     }
@@ -64,13 +67,17 @@ impl<T> Unpin for Pending<T> {}
 
 impl<T> Pending<T> {
     pub(super) fn ready(result: Result<T>) -> Pending<T> {
+        Pending::ready_at(Zxid(0), result)
+    }
+
+    pub(super) fn ready_at(zxid: Zxid, result: Result<T>) -> Pending<T> {
         Pending {
-            source: Source::Ready(Some(result)),
+            source: Source::Ready(Some(Stamped { zxid, result })),
         }
     }
 
     pub(super) fn waiting(
-        answer: oneshot::Receiver<Result<Value>>,
+        answer: oneshot::Receiver<Stamped<Value>>,
         convert: Convert<T>,
     ) -> Pending<T> {
         Pending {
@@ -87,9 +94,10 @@ impl<T> Pending<T> {
     /// When the answer was taken before.
     pub fn wait(self) -> Result<T> {
         match self.source {
-            Source::Ready(result) => result.expect(TAKEN),
-            Source::Waiting { answer, convert } => settle(answer.recv().map_err(drop), &convert),
+            Source::Ready(answer) => answer.expect(TAKEN),
+            Source::Waiting { answer, convert } => settle(answer.recv().ok(), &convert),
         }
+        .result
     }
 
     /// Blocks this thread until the answer is there, but no longer than `timeout`. The operation goes
@@ -102,15 +110,15 @@ impl<T> Pending<T> {
     /// When the answer was taken before.
     pub fn wait_timeout(&mut self, timeout: Duration) -> Result<T> {
         let result = match &mut self.source {
-            Source::Ready(result) => result.take().expect(TAKEN),
+            Source::Ready(answer) => answer.take().expect(TAKEN),
             Source::Waiting { answer, convert } => match answer.recv_timeout(timeout) {
-                Ok(result) => settle(Ok(result), convert),
+                Ok(answer) => settle(Some(answer), convert),
                 Err(oneshot::RecvTimeoutError::Timeout) => return Err(Error::Timeout),
-                Err(oneshot::RecvTimeoutError::Disconnected) => settle(Err(()), convert),
+                Err(oneshot::RecvTimeoutError::Disconnected) => settle(None, convert),
             },
         };
         self.source = Source::Ready(None);
-        result
+        result.result
     }
 
     /// The answer, if it is there; `None` while the operation goes on.
@@ -119,15 +127,32 @@ impl<T> Pending<T> {
     /// When the answer was taken before.
     pub fn try_wait(&mut self) -> Option<Result<T>> {
         let result = match &mut self.source {
-            Source::Ready(result) => result.take().expect(TAKEN),
+            Source::Ready(answer) => answer.take().expect(TAKEN),
             Source::Waiting { answer, convert } => match answer.try_recv() {
-                Ok(result) => settle(Ok(result), convert),
+                Ok(answer) => settle(Some(answer), convert),
                 Err(oneshot::TryRecvError::Empty) => return None,
-                Err(oneshot::TryRecvError::Disconnected) => settle(Err(()), convert),
+                Err(oneshot::TryRecvError::Disconnected) => settle(None, convert),
             },
         };
         self.source = Source::Ready(None);
-        Some(result)
+        Some(result.result)
+    }
+
+    /// As polling it as a [`Future`], and says as of which zxid the answer is: by it answers and watch
+    /// events are brought into one order.
+    ///
+    /// # Panics
+    /// When the answer was taken before.
+    pub fn poll_stamped(&mut self, context: &mut Context<'_>) -> Poll<Stamped<T>> {
+        let answer = match &mut self.source {
+            Source::Ready(answer) => answer.take().expect(TAKEN),
+            Source::Waiting { answer, convert } => match Pin::new(answer).poll(context) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(received) => settle(received.ok(), convert),
+            },
+        };
+        self.source = Source::Ready(None);
+        Poll::Ready(answer)
     }
 
     /// [`Pending::wait_timeout`], up to a moment.
@@ -144,13 +169,19 @@ impl<T> Pending<T> {
 
 const TAKEN: &str = "the answer of this operation was taken before";
 
-fn settle<T>(received: std::result::Result<Result<Value>, ()>, convert: &Convert<T>) -> Result<T> {
+fn settle<T>(received: Option<Stamped<Value>>, convert: &Convert<T>) -> Stamped<T> {
     match received {
-        Ok(result) => result.map(|value| convert.convert(value)),
+        Some(Stamped { zxid, result }) => Stamped {
+            zxid,
+            result: result.map(|value| convert.convert(value)),
+        },
         // The loop has ended without a word, which it does only when it panics.
-        Err(()) => Err(Error::OutcomeUnknown {
-            reason: "the node's loop has ended",
-        }),
+        None => Stamped {
+            zxid: Zxid(0),
+            result: Err(Error::OutcomeUnknown {
+                reason: "the node's loop has ended",
+            }),
+        },
     }
 }
 
@@ -158,14 +189,6 @@ impl<T> Future for Pending<T> {
     type Output = Result<T>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<T>> {
-        let result = match &mut self.source {
-            Source::Ready(result) => result.take().expect(TAKEN),
-            Source::Waiting { answer, convert } => match Pin::new(answer).poll(context) {
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(received) => settle(received.map_err(drop), convert),
-            },
-        };
-        self.source = Source::Ready(None);
-        Poll::Ready(result)
+        self.poll_stamped(context).map(|answer| answer.result)
     }
 }

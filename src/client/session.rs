@@ -13,9 +13,10 @@ use crate::acl::{Acl, AuthId};
 use crate::error::{Error, Result};
 use crate::ids::{SessionId, Version, Zxid};
 use crate::node::{
-    Call, Command, NodeShared, SessionHandle, SessionState, WatchKind, WatchRequest,
+    Call, Command, NodeShared, SessionHandle, SessionState, WatchEvent, WatchKind, WatchRequest,
+    WatchTable,
 };
-use crate::op::{CreateMode, OP_BYTES_MAX, Op, OpResult, ReadOp};
+use crate::op::{CreateMode, EventKind, OP_BYTES_MAX, Op, OpResult, ReadOp};
 use crate::path::{self, ZnodePath};
 use crate::stat::Stat;
 use crate::state::{ChildNames, ReadResult, Reader, ZnodeData};
@@ -28,6 +29,19 @@ pub struct Created {
     pub path: String,
     /// The new znode's stat. Its `czxid` is unique and grows: what fencing tokens are made of.
     pub stat: Stat,
+}
+
+/// What somebody last saw of a znode before a watch of theirs was interrupted: see
+/// [`Session::resume_watch`].
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[non_exhaustive]
+pub enum WatchedState {
+    /// Its data (or that it was there), watched by [`WatchKind::Data`].
+    Data,
+    /// That it was not there, watched by [`WatchKind::Data`].
+    Absence,
+    /// Its children, watched by [`WatchKind::Children`].
+    Children,
 }
 
 /// A session: the author of writes, the owner of ephemerals, the setter of watches.
@@ -110,6 +124,16 @@ impl Session {
     /// How long it outlives the silence of its node, as the cluster has granted it.
     pub fn timeout(&self) -> Duration {
         Duration::from_millis(self.handle.shared.timeout_ms.into())
+    }
+
+    /// Says that the client of a session that its host keeps alive was heard of
+    /// ([`super::SessionBuilder::touched_by_host`]). Cheap, and not to be called for every word of a
+    /// busy client: a few times in each third of the timeout are enough. Other sessions need none.
+    pub fn touch(&self) {
+        self.handle.node.command(Command::Touch {
+            session: self.id(),
+            attachment: self.handle.shared.attachment,
+        });
     }
 
     /// What it is just now, as its node knows it.
@@ -254,6 +278,14 @@ impl Session {
             return Pending::ready(Err(Error::TooLarge {
                 what: "operation in bytes",
                 found,
+                limit,
+            }));
+        }
+        if crate::proto::check_op(&op).is_err() {
+            let limit = crate::proto::PARTS_MAX as u64;
+            return Pending::ready(Err(Error::TooLarge {
+                what: "parts of an operation (operations and ACL entries)",
+                found: limit + 1,
                 limit,
             }));
         }
@@ -434,6 +466,51 @@ impl Session {
         Ok(zxid)
     }
 
+    /// Sets a one-shot watch again that was interrupted, for somebody who has seen the tree up to `since`
+    /// (ZooKeeper's `setWatches`). If what they saw has changed after that the event comes at once and no
+    /// watch is set; otherwise it comes when that changes. No permission is asked for, as nothing is
+    /// read.
+    ///
+    /// # Errors
+    /// [`Error::InvalidPath`].
+    pub fn resume_watch(
+        &self,
+        path: &str,
+        seen: WatchedState,
+        since: Zxid,
+        watcher: &Watcher,
+    ) -> Result<()> {
+        let path = ZnodePath::parse(path)?;
+        self.check()?;
+        let mut table = self.handle.node.watches.lock();
+        let stat = self.reader().znode(path.as_str()).map(|znode| znode.stat());
+        let (missed, kind) = match (seen, stat) {
+            (WatchedState::Absence, Some(stat)) => {
+                (Some((EventKind::NodeCreated, stat.czxid)), WatchKind::Data)
+            }
+            (WatchedState::Absence, None) => (None, WatchKind::Data),
+            (WatchedState::Data | WatchedState::Children, None) => {
+                let deleted = (EventKind::NodeDeleted, self.reader().zxid());
+                (Some(deleted), WatchKind::Data)
+            }
+            (WatchedState::Data, Some(stat)) => {
+                let set = (EventKind::NodeDataChanged, stat.mzxid);
+                ((stat.mzxid > since).then_some(set), WatchKind::Data)
+            }
+            (WatchedState::Children, Some(stat)) => {
+                let changed = (EventKind::NodeChildrenChanged, stat.pzxid);
+                ((stat.pzxid > since).then_some(changed), WatchKind::Children)
+            }
+        };
+        match missed {
+            Some((kind, zxid)) => {
+                WatchTable::deliver(watcher.queue(), WatchEvent { kind, path, zxid })
+            }
+            None => table.add(watcher.queue(), &path, kind, self.reader().zxid()),
+        }
+        Ok(())
+    }
+
     // ---- The ways of a read -------------------------------------------------------------------
 
     /// From the published view, on this thread, where nothing has to be waited for; otherwise by the
@@ -443,7 +520,9 @@ impl Session {
             return Pending::ready(Err(error));
         }
         if !self.linearizable && self.handle.shared.has_no_pending_writes() {
-            return Pending::ready(self.reader().read(self.id(), &read).map(convert));
+            let result = self.reader().read(self.id(), &read).map(convert);
+            // What was read may be as new as this.
+            return Pending::ready_at(self.reader().zxid(), result);
         }
         let (call, answer) = Call::new();
         self.queue(read, call);
@@ -468,7 +547,7 @@ impl Session {
             if result.is_ok() {
                 table.add(watcher.queue(), &path, kind, zxid);
             }
-            return Pending::ready(result.map(convert));
+            return Pending::ready_at(zxid, result.map(convert));
         }
         let queue = watcher.queue().clone();
         let (call, answer) = Call::watch(WatchRequest { queue, path, kind });

@@ -95,6 +95,17 @@ impl Watcher {
         }
     }
 
+    /// Whether a watch of this kind is set through this watcher on a path.
+    pub fn contains(&self, path: &str, kind: WatchKind) -> bool {
+        let table = self.session.node().watches.lock();
+        table.contains(&self.queue, path, kind)
+    }
+
+    /// On how many paths watches are set through this watcher.
+    pub fn paths_watched(&self) -> usize {
+        self.session.node().watches.lock().paths_of(&self.queue)
+    }
+
     fn seen(&mut self, event: Event) -> Event {
         // An event stands in the queue a moment before its change can be read; whoever reads because of
         // it must find the change. Both happen while the table of watches is locked.

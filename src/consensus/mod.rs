@@ -12,6 +12,8 @@ mod tests;
 
 use bytes::Bytes;
 
+#[cfg(any(test, feature = "testing"))]
+pub(crate) use self::raft::message_seeds;
 pub use self::raft::{COMMAND_BYTES_MAX, RaftCore, RaftOptions};
 pub use self::single::SingleVoterCore;
 use crate::NodeId;
@@ -266,6 +268,12 @@ pub trait Consensus: Send {
 
     /// `to` can't be reached just now: send it less until it is heard from.
     fn unreachable(&mut self, to: NodeId);
+
+    /// A connection with `peer` that was in use has broken: it may be dead. A hint, which may be wrong;
+    /// whoever follows `peer` may look for another leader before the election timeout.
+    fn disconnected(&mut self, peer: NodeId) {
+        self.unreachable(peer);
+    }
 
     /// Where the core stands.
     fn status(&self) -> ConsensusStatus;

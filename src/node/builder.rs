@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use sha1::{Digest as _, Sha1};
 
 use super::driver::{Driver, Queues};
+use super::join::{self, JoinError, JoiningInbox};
 use super::shared::NodeShared;
 use super::workers::{self, Reports, SnapshotJob, WriteJob};
 use super::{Node, Waker, run};
@@ -18,10 +19,11 @@ use crate::clock::{Clock, SystemClock};
 use crate::consensus::{Consensus, RaftCore, RaftOptions};
 use crate::ids::{ClusterId, NodeId};
 use crate::op::OP_BYTES_MAX;
-use crate::replica::{Replica, ReplicaOptions};
+use crate::proto::Rules;
+use crate::replica::{Join, NAME_BYTES_MAX, PeerMessage, Replica, ReplicaOptions};
 use crate::state::{Restore, RestoredState, Settings, State};
 use crate::storage::{self, Configuration, Identity, SnapshotMeta, Storage, StorageError};
-use crate::transport::{self, Inbox, Message, Transport, TransportError};
+use crate::transport::{self, Inbox, Local, Message, Transport, TransportError};
 
 /// Why a node could not be started.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -36,9 +38,33 @@ pub enum StartError {
     /// The storage can't be opened, or is another node's, or has lost what it acknowledged.
     #[error(transparent)]
     Storage(#[from] StorageError),
+    /// The snapshot in the storage follows rules that this node doesn't know: a newer release wrote it.
+    #[error(
+        "cannot start: the data follows rules {found}, this node knows those up to {known}; \
+         start it with the newer release that wrote them"
+    )]
+    Newer {
+        /// The version of the data's rules.
+        found: u32,
+        /// The newest version that this node follows.
+        known: u32,
+    },
     /// The transport can't be started.
     #[error(transparent)]
     Transport(#[from] TransportError),
+    /// The node could not join its cluster.
+    #[error("cannot join: {0}")]
+    Join(#[from] JoinError),
+}
+
+/// How a node begins whose storage is empty.
+enum Beginning {
+    /// As one of the first voters of a new cluster.
+    Found(Vec<u64>),
+    /// By asking these nodes of a running cluster.
+    Join(Vec<u64>),
+    /// Not at all.
+    Reopen,
 }
 
 type MakeCore =
@@ -48,7 +74,9 @@ type MakeCore =
 pub struct NodeBuilder {
     id: u64,
     cluster: String,
-    voters: Vec<u64>,
+    beginning: Beginning,
+    join_patience: Duration,
+    promotion_lag_max: u64,
     storage: Option<Arc<dyn Storage>>,
     data_dir: Option<PathBuf>,
     transport: Option<Arc<dyn Transport>>,
@@ -64,6 +92,7 @@ pub struct NodeBuilder {
     snapshot_log_bytes: u64,
     log_entries_kept: u64,
     reap_interval: Duration,
+    rules_max: Rules,
 }
 
 impl fmt::Debug for NodeBuilder {
@@ -71,7 +100,6 @@ impl fmt::Debug for NodeBuilder {
         f.debug_struct("NodeBuilder")
             .field("id", &self.id)
             .field("cluster", &self.cluster)
-            .field("voters", &self.voters)
             .finish_non_exhaustive()
     }
 }
@@ -81,7 +109,9 @@ impl NodeBuilder {
         NodeBuilder {
             id,
             cluster: "quorate".to_string(),
-            voters: vec![id],
+            beginning: Beginning::Found(vec![id]),
+            join_patience: Duration::from_secs(30),
+            promotion_lag_max: 1_024,
             storage: None,
             data_dir: None,
             transport: None,
@@ -97,20 +127,54 @@ impl NodeBuilder {
             snapshot_log_bytes: 64 * 1024 * 1024,
             log_entries_kept: 1_024,
             reap_interval: Duration::from_secs(60),
+            rules_max: Rules::LATEST,
         }
     }
 
-    /// The cluster's name. With the list of voters it makes the cluster's id: a node or a disk of
-    /// another name or another first list of voters is refused.
+    /// The cluster's name, of at most 1,024 bytes. With the list of first voters it makes the cluster's
+    /// id: a node or a disk of another name or another first list of voters is refused.
     pub fn cluster(mut self, name: impl Into<String>) -> NodeBuilder {
         self.cluster = name.into();
         self
     }
 
     /// The voters that the cluster begins with, the same on every node. Who takes part later is in
-    /// the log; this list stays what it was.
+    /// the log; this list stays what it was. A node that isn't in it joins: [`NodeBuilder::join`].
     pub fn voters(mut self, ids: impl IntoIterator<Item = u64>) -> NodeBuilder {
-        self.voters = ids.into_iter().collect();
+        self.beginning = Beginning::Found(ids.into_iter().collect());
+        self
+    }
+
+    /// Joins a running cluster, of which the node knows the name and some nodes; how they are reached is
+    /// the transport's affair. Where the storage is empty, `start` asks these nodes for the cluster's id
+    /// and returns when it is known; the node then waits ([`Role::Joining`](super::Role)) until
+    /// [`Node::add_learner`](super::Node) adds it, on any node. Where the storage holds the node already, it just starts:
+    /// the same code serves the first start and every later one.
+    ///
+    /// Settings come from the cluster. A node that is a member but has lost its disk is refused
+    /// ([`JoinError::Member`]): it has to be removed before it joins again.
+    pub fn join(mut self, peers: impl IntoIterator<Item = u64>) -> NodeBuilder {
+        self.beginning = Beginning::Join(peers.into_iter().collect());
+        self
+    }
+
+    /// Starts the node that the storage holds, however it came there; refused where it is empty. Meant
+    /// for a cluster that was restored or recovered, whose id nobody can calculate.
+    pub fn reopen(mut self) -> NodeBuilder {
+        self.beginning = Beginning::Reopen;
+        self
+    }
+
+    /// How long a joining node asks before it gives up: 30 s by default.
+    pub fn join_patience(mut self, patience: Duration) -> NodeBuilder {
+        self.join_patience = patience;
+        self
+    }
+
+    /// How many entries of the log a learner may lack that is given a vote, where this node leads: 1,024
+    /// by default.
+    pub fn promotion_lag_max(mut self, entries: u64) -> NodeBuilder {
+        self.promotion_lag_max = entries;
         self
     }
 
@@ -248,6 +312,16 @@ impl NodeBuilder {
         self
     }
 
+    /// Holds the node to the rules of an older release: those of this number, from 1 to 2, the default.
+    ///
+    /// The log follows the newest rules that all members know. So this lets a host's test rehearse a
+    /// rolling upgrade, or holds one back. Rules are never taken back: a node that knows fewer than the
+    /// log already follows stops with an error that says so.
+    pub fn rules_max(mut self, number: u32) -> NodeBuilder {
+        self.rules_max = Rules::from_number(number).min(Rules::LATEST);
+        self
+    }
+
     /// Opens the storage, or begins a new cluster where it is empty, and starts the node.
     ///
     /// # Errors
@@ -287,17 +361,24 @@ impl NodeBuilder {
     /// Everything that a node is made of, but its threads.
     pub(crate) fn assemble(mut self) -> std::result::Result<Assembly, StartError> {
         let id = NodeId::new(self.id).ok_or_else(|| invalid("0 is no node's id"))?;
-        let voters = self.checked_voters(id)?;
         self.check_limits()?;
+        let named = self.check_named(id)?;
         let storage = self.open_storage()?;
-        let (meta, restored, cluster) = self.load(id, voters, &*storage)?;
         let clock = self
             .clock
             .take()
             .unwrap_or_else(|| Arc::new(SystemClock::new()));
         let transport = self.take_transport(id)?;
+        let joining = self.begin(id, &named, &*storage, &*transport)?;
+        let (meta, restored, cluster) = self.load(id, &named, &*storage)?;
+        if restored.rules() > self.rules_max {
+            return Err(StartError::Newer {
+                found: restored.rules().number(),
+                known: self.rules_max.number(),
+            });
+        }
 
-        let options = self.replica_options(id)?;
+        let options = self.replica_options(id, cluster)?;
         let core = match self.core.take() {
             Some(make) => make(id, storage.clone())?,
             None => Box::new(RaftCore::new(id, storage.clone(), self.raft_options()?)?),
@@ -310,6 +391,7 @@ impl NodeBuilder {
         let (waker, wake) = Waker::new();
         let (commands, commands_out) = bounded(self.requests_max);
         let (peers, peers_out) = bounded(PEER_MESSAGES_MAX);
+        let (disconnected, disconnected_out) = bounded(DISCONNECTIONS_MAX);
         let (done, done_out) = unbounded();
         let (writes, writes_out) = bounded(WRITE_JOBS_MAX);
         let (snapshots, snapshots_out) = bounded(SNAPSHOT_JOBS_MAX);
@@ -324,6 +406,7 @@ impl NodeBuilder {
         let queues = Queues {
             commands: commands_out,
             peers: peers_out,
+            disconnected: disconnected_out,
             done: done_out,
             writes,
             snapshots,
@@ -336,12 +419,17 @@ impl NodeBuilder {
             transport.clone(),
             shared.clone(),
         );
-        transport.start(Arc::new(PeerInbox {
+        let inbox = PeerInbox {
             cluster,
             id,
             peers,
+            disconnected,
             waker: waker.clone(),
-        }))?;
+        };
+        match joining {
+            Some(joining) => joining.run(inbox),
+            None => transport.start(Local { cluster, node: id }, Arc::new(inbox))?,
+        }
         Ok(Assembly {
             id,
             cluster,
@@ -356,22 +444,32 @@ impl NodeBuilder {
         })
     }
 
-    fn checked_voters(&self, id: NodeId) -> std::result::Result<Vec<NodeId>, StartError> {
-        let mut voters = Vec::new();
-        for &voter in &self.voters {
-            voters.push(NodeId::new(voter).ok_or_else(|| invalid("a voter has the id 0"))?);
+    /// The nodes that were named to the builder: sorted, and such that the beginning makes sense.
+    fn check_named(&self, id: NodeId) -> std::result::Result<Vec<NodeId>, StartError> {
+        let given: &[u64] = match &self.beginning {
+            Beginning::Found(ids) | Beginning::Join(ids) => ids,
+            Beginning::Reopen => &[],
+        };
+        let mut named = Vec::new();
+        for &node in given {
+            named.push(NodeId::new(node).ok_or_else(|| invalid("a node named has the id 0"))?);
         }
-        voters.sort_unstable();
-        voters.dedup();
-        if voters.len() != self.voters.len() {
-            return Err(invalid("a voter is named twice"));
+        named.sort_unstable();
+        named.dedup();
+        if named.len() != given.len() {
+            return Err(invalid("a node is named twice"));
         }
-        if !voters.contains(&id) {
-            return Err(invalid(format!(
-                "node {id} is not among the voters {voters:?}"
-            )));
+        match &self.beginning {
+            Beginning::Found(_) if !named.contains(&id) => Err(invalid(format!(
+                "node {id} is not among the voters {named:?}: a node that comes later joins"
+            ))),
+            // A node may name itself among those that it would ask.
+            Beginning::Join(_) => {
+                named.retain(|&node| node != id);
+                Ok(named)
+            }
+            _ => Ok(named),
         }
-        Ok(voters)
     }
 
     fn check_limits(&self) -> std::result::Result<(), StartError> {
@@ -379,6 +477,11 @@ impl NodeBuilder {
         if found > limit {
             return Err(invalid(format!(
                 "data_bytes_max is {found}, at most {limit} are possible"
+            )));
+        }
+        if self.cluster.len() > NAME_BYTES_MAX {
+            return Err(invalid(format!(
+                "the cluster's name has more than {NAME_BYTES_MAX} bytes"
             )));
         }
         let (found, limit) = (self.session_writes_max, self.settings.results_kept_max);
@@ -411,64 +514,96 @@ impl NodeBuilder {
     ) -> std::result::Result<Arc<dyn Transport>, StartError> {
         match self.transport.take() {
             Some(transport) => Ok(transport),
-            None if self.voters.len() == 1 => Ok(Arc::new(transport::Network::new(0).endpoint(id))),
+            None if self.is_alone() => Ok(Arc::new(transport::Network::new(0).endpoint(id))),
             None => Err(invalid("a node with peers needs a transport")),
         }
     }
 
-    /// Reads the snapshot that the node begins with; makes the cluster's first one where the storage
-    /// is empty.
+    fn is_alone(&self) -> bool {
+        match &self.beginning {
+            Beginning::Found(voters) => voters.len() == 1,
+            Beginning::Join(_) => false,
+            Beginning::Reopen => true,
+        }
+    }
+
+    /// Gives an empty storage its beginning. A node that joins has started its transport by then, and
+    /// gives back what it has started it with.
+    fn begin(
+        &self,
+        id: NodeId,
+        named: &[NodeId],
+        storage: &dyn Storage,
+        transport: &dyn Transport,
+    ) -> std::result::Result<Option<Arc<JoiningInbox>>, StartError> {
+        if storage.recover()?.identity.is_some() {
+            return Ok(None);
+        }
+        match &self.beginning {
+            Beginning::Found(_) => {
+                let cluster = cluster_id(&self.cluster, named, &self.settings);
+                let meta = SnapshotMeta {
+                    index: 1,
+                    term: 1,
+                    configuration: Configuration {
+                        voters: named.to_vec(),
+                        ..Default::default()
+                    },
+                };
+                let genesis = genesis(&self.settings);
+                storage.bootstrap(Identity { cluster, node: id }, &meta, &genesis)?;
+                Ok(None)
+            }
+            Beginning::Reopen => Err(invalid("the storage to be opened again is empty")),
+            Beginning::Join(_) if named.is_empty() => {
+                Err(invalid("the storage is empty, and there is nobody to ask"))
+            }
+            Beginning::Join(_) => {
+                let (inbox, replies) = JoiningInbox::new();
+                let unknown = Local {
+                    cluster: ClusterId(0),
+                    node: id,
+                };
+                transport.start(unknown, inbox.clone())?;
+                let join = Join {
+                    nonce: random()?,
+                    name: self.cluster.clone(),
+                    node: id,
+                };
+                let joined = join::inquire(&join, named, transport, &replies, self.join_patience)
+                    .map_err(StartError::from)
+                    .and_then(|cluster| {
+                        let identity = Identity { cluster, node: id };
+                        let empty = genesis(&Settings::default());
+                        Ok(storage.bootstrap(identity, &join::placeholder(named), &empty)?)
+                    });
+                match joined {
+                    Ok(()) => Ok(Some(inbox)),
+                    Err(error) => {
+                        transport.stop();
+                        Err(error)
+                    }
+                }
+            }
+        }
+    }
+
+    /// Reads the snapshot that the node begins with.
     fn load(
         &self,
         id: NodeId,
-        voters: Vec<NodeId>,
+        named: &[NodeId],
         storage: &dyn Storage,
     ) -> std::result::Result<(SnapshotMeta, RestoredState, ClusterId), StartError> {
         let recovered = storage.recover()?;
-        if recovered.identity.is_none() {
-            let cluster = cluster_id(&self.cluster, &voters, &self.settings);
-            let meta = SnapshotMeta {
-                index: 1,
-                term: 1,
-                configuration: Configuration {
-                    voters: voters.clone(),
-                    ..Default::default()
-                },
-            };
-            let genesis = genesis(&self.settings);
-            storage.bootstrap(Identity { cluster, node: id }, &meta, &genesis)?;
-        }
-        let recovered = storage.recover()?;
-        let mut reader = storage
-            .snapshot_reader()?
-            .ok_or_else(|| StorageError::Corrupt {
-                path: format!("{storage:?}"),
-                offset: 0,
-                reason: "it has an identity but no snapshot".to_string(),
-            })?;
-        let mut restore = Restore::default();
-        let mut offset = 0;
-        let corrupt = |offset, reason: String| StorageError::Corrupt {
-            path: "the snapshot".to_string(),
-            offset,
-            reason,
+        let (meta, restored) = read_snapshot(storage)?;
+        let cluster = match (&self.beginning, recovered.identity) {
+            // It was told to this node, and can't be calculated.
+            (Beginning::Join(_) | Beginning::Reopen, Some(identity)) => identity.cluster,
+            _ => cluster_id(&self.cluster, named, restored.settings()),
         };
-        loop {
-            let chunk = reader.read(offset, 1024 * 1024)?;
-            if chunk.is_empty() {
-                break;
-            }
-            restore
-                .feed(&chunk)
-                .map_err(|error| corrupt(offset, error.to_string()))?;
-            offset += chunk.len() as u64;
-        }
-        let restored = restore
-            .finish()
-            .map_err(|error| corrupt(offset, error.to_string()))?;
-        let cluster = cluster_id(&self.cluster, &voters, restored.settings());
         recovered.check_identity(&format!("{storage:?}"), Identity { cluster, node: id })?;
-        Ok((reader.meta().clone(), restored, cluster))
+        Ok((meta, restored, cluster))
     }
 
     fn raft_options(&self) -> std::result::Result<RaftOptions, StartError> {
@@ -481,12 +616,20 @@ impl NodeBuilder {
         Ok(options)
     }
 
-    fn replica_options(&self, id: NodeId) -> std::result::Result<ReplicaOptions, StartError> {
+    fn replica_options(
+        &self,
+        id: NodeId,
+        cluster: ClusterId,
+    ) -> std::result::Result<ReplicaOptions, StartError> {
         if self.tick.is_zero() {
             return Err(invalid("the tick is zero"));
         }
         Ok(ReplicaOptions {
             id,
+            rules_max: self.rules_max,
+            cluster,
+            cluster_name: self.cluster.clone(),
+            promotion_lag_max: self.promotion_lag_max,
             boot_nonce: match self.boot_nonce {
                 Some(nonce) => nonce,
                 None => random()? as u32,
@@ -526,6 +669,9 @@ pub(crate) struct Assembly {
 /// The most messages of peers that wait for the loop; one more is dropped, as a network may.
 const PEER_MESSAGES_MAX: usize = 16_384;
 
+/// The most broken connections that the loop is told of at once.
+const DISCONNECTIONS_MAX: usize = 1024;
+
 /// The most writes that wait for the disk. The loop waits where it is full: a disk that slow has
 /// long stopped acknowledging.
 const WRITE_JOBS_MAX: usize = 65_536;
@@ -541,6 +687,40 @@ fn invalid(reason: impl Into<String>) -> StartError {
 
 fn random() -> std::result::Result<u64, StartError> {
     getrandom::u64().map_err(|error| invalid(format!("no random number is to be had: {error}")))
+}
+
+/// Reads the published snapshot of a storage that has an identity.
+pub(crate) fn read_snapshot(
+    storage: &dyn Storage,
+) -> std::result::Result<(SnapshotMeta, RestoredState), StorageError> {
+    let mut reader = storage
+        .snapshot_reader()?
+        .ok_or_else(|| StorageError::Corrupt {
+            path: format!("{storage:?}"),
+            offset: 0,
+            reason: "it has an identity but no snapshot".to_string(),
+        })?;
+    let mut restore = Restore::default();
+    let mut offset = 0;
+    let corrupt = |offset, reason: String| StorageError::Corrupt {
+        path: "the snapshot".to_string(),
+        offset,
+        reason,
+    };
+    loop {
+        let chunk = reader.read(offset, 1024 * 1024)?;
+        if chunk.is_empty() {
+            break;
+        }
+        restore
+            .feed(&chunk)
+            .map_err(|error| corrupt(offset, error.to_string()))?;
+        offset += chunk.len() as u64;
+    }
+    let restored = restore
+        .finish()
+        .map_err(|error| corrupt(offset, error.to_string()))?;
+    Ok((reader.meta().clone(), restored))
 }
 
 /// The tree that every cluster begins with, as a snapshot.
@@ -579,18 +759,26 @@ fn spawn(
         .map_err(|error| invalid(format!("no thread is to be had: {error}")))
 }
 
+fn is_join(payload: &Bytes, from: NodeId) -> bool {
+    payload.len() <= NAME_BYTES_MAX + 64
+        && matches!(PeerMessage::decode(payload), Ok((PeerMessage::Join(join), _)) if join.node == from)
+}
+
 /// Where a transport hands in what arrives for a node.
-struct PeerInbox {
+pub(super) struct PeerInbox {
     cluster: ClusterId,
     id: NodeId,
     peers: Sender<(NodeId, Bytes)>,
+    disconnected: Sender<NodeId>,
     waker: Waker,
 }
 
 impl Inbox for PeerInbox {
     fn deliver(&self, message: Message) -> bool {
-        // Strangers are refused: another cluster's nodes, and messages for somebody else.
-        if message.cluster() != self.cluster || message.to() != self.id {
+        // Strangers are refused: another cluster's nodes, and messages for somebody else. Who doesn't know
+        // its cluster yet may ask for it.
+        let asks = message.cluster() == ClusterId(0) && is_join(message.payload(), message.from());
+        if (message.cluster() != self.cluster && !asks) || message.to() != self.id {
             return false;
         }
         let taken = self
@@ -599,5 +787,12 @@ impl Inbox for PeerInbox {
             .is_ok();
         self.waker.wake();
         taken
+    }
+
+    fn disconnected(&self, peer: NodeId) {
+        // A hint: where there are too many, the election timeout does as well.
+        if self.disconnected.try_send(peer).is_ok() {
+            self.waker.wake();
+        }
     }
 }

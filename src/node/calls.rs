@@ -4,21 +4,23 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::members::Members;
 use super::shared::{SessionHandle, SessionShared};
 use super::watches::{WatchKind, WatchQueue, WatchTable};
-use crate::consensus::MembershipChange;
 use crate::error::{Error, Result};
-use crate::ids::{NodeId, SessionId};
-use crate::op::{OpResult, Password, ReadOp};
+use crate::ids::{SessionId, Zxid};
+use crate::op::{Keeper, OpResult, Password, ReadOp};
 use crate::path::ZnodePath;
-use crate::replica::Answer;
-use crate::state::ReadResult;
+use crate::replica::{Answer, MembershipRequest};
+use crate::state::{Frozen, ReadResult};
+use crate::storage::SnapshotMeta;
 
 /// What a client's thread asks of the loop.
 pub(crate) enum Command {
     Open {
         password: Password,
         timeout_ms: u32,
+        keeper: Keeper,
         call: Call,
     },
     Attach {
@@ -26,6 +28,7 @@ pub(crate) enum Command {
         password: Password,
         timeout_ms: u32,
         nonce: u64,
+        keeper: Keeper,
         call: Call,
     },
     Write {
@@ -46,13 +49,18 @@ pub(crate) enum Command {
         read: Option<ReadOp>,
         call: Call,
     },
-    ChangeMembership {
-        changes: Vec<MembershipChange>,
+    Membership {
+        request: MembershipRequest,
         call: Call,
     },
-    TransferLeadership {
-        to: NodeId,
+    /// Freeze the state for a backup.
+    Freeze {
         call: Call,
+    },
+    /// The host has heard of the session's client.
+    Touch {
+        session: SessionId,
+        attachment: u32,
     },
     /// No handle to the session is left: close it.
     Abandon(Abandoned),
@@ -68,9 +76,9 @@ impl Command {
             | Command::Write { call, .. }
             | Command::Read { call, .. }
             | Command::Barrier { call, .. }
-            | Command::ChangeMembership { call, .. }
-            | Command::TransferLeadership { call, .. } => Some(call),
-            Command::Abandon(_) | Command::Stop => None,
+            | Command::Membership { call, .. }
+            | Command::Freeze { call } => Some(call),
+            Command::Touch { .. } | Command::Abandon(_) | Command::Stop => None,
         }
     }
 }
@@ -89,12 +97,32 @@ pub(crate) struct WatchRequest {
     pub kind: WatchKind,
 }
 
+/// What was published at one moment, to be written elsewhere.
+pub(crate) struct FrozenState {
+    pub meta: SnapshotMeta,
+    pub zxid: Zxid,
+    pub frozen: Frozen,
+}
+
+/// An answer, and which state of the tree it belongs to.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub struct Stamped<T> {
+    /// For a write that was applied, failed or not, its own zxid. For a read or a barrier, the last
+    /// write that it could see. 0 for a call that was refused before, and for a session.
+    pub zxid: Zxid,
+    /// What came of the call.
+    pub result: Result<T>,
+}
+
 /// What an answer holds.
 pub(crate) enum Value {
     Write(OpResult),
     Read(ReadResult),
     Session(SessionHandle),
-    /// A barrier was passed, a proposal taken in.
+    Members(Members),
+    Frozen(Box<FrozenState>),
+    /// A barrier was passed.
     Done,
 }
 
@@ -102,7 +130,7 @@ pub(crate) enum Value {
 ///
 /// A call that is dropped was not answered because its node's loop is gone. It says so.
 pub(crate) struct Call {
-    answer: Option<oneshot::Sender<Result<Value>>>,
+    answer: Option<oneshot::Sender<Stamped<Value>>>,
     purpose: Purpose,
     /// Whether the loop has taken it, so that a write may be on its way.
     taken: bool,
@@ -111,13 +139,14 @@ pub(crate) struct Call {
 impl Drop for Call {
     fn drop(&mut self) {
         let reason = "its loop has ended";
-        self.finish(Err(if self.taken {
+        let error = if self.taken {
             Error::OutcomeUnknown { reason }
         } else {
             Error::Stopped {
                 reason: reason.to_string(),
             }
-        }));
+        };
+        self.finish(Zxid(0), Err(error));
     }
 }
 
@@ -128,33 +157,36 @@ enum Purpose {
     /// A read that sets a watch.
     Watch(WatchRequest),
     /// A session is asked for with this password.
-    Session(Password),
+    Session(Password, Keeper),
     Nothing,
 }
 
 impl Call {
     /// A call, and where its answer comes out.
-    pub(crate) fn new() -> (Call, oneshot::Receiver<Result<Value>>) {
+    pub(crate) fn new() -> (Call, oneshot::Receiver<Stamped<Value>>) {
         Call::with(Purpose::Nothing)
     }
 
     /// A write of this session, which counts it from now on.
-    pub(crate) fn write(session: Arc<SessionShared>) -> (Call, oneshot::Receiver<Result<Value>>) {
+    pub(crate) fn write(session: Arc<SessionShared>) -> (Call, oneshot::Receiver<Stamped<Value>>) {
         session.write_called();
         Call::with(Purpose::Write(session))
     }
 
     /// A read that sets a watch when it succeeds.
-    pub(crate) fn watch(watch: WatchRequest) -> (Call, oneshot::Receiver<Result<Value>>) {
+    pub(crate) fn watch(watch: WatchRequest) -> (Call, oneshot::Receiver<Stamped<Value>>) {
         Call::with(Purpose::Watch(watch))
     }
 
     /// Asks for a session.
-    pub(crate) fn session(password: Password) -> (Call, oneshot::Receiver<Result<Value>>) {
-        Call::with(Purpose::Session(password))
+    pub(crate) fn session(
+        password: Password,
+        keeper: Keeper,
+    ) -> (Call, oneshot::Receiver<Stamped<Value>>) {
+        Call::with(Purpose::Session(password, keeper))
     }
 
-    fn with(purpose: Purpose) -> (Call, oneshot::Receiver<Result<Value>>) {
+    fn with(purpose: Purpose) -> (Call, oneshot::Receiver<Stamped<Value>>) {
         let (answer, receiver) = oneshot::channel();
         (
             Call {
@@ -171,10 +203,10 @@ impl Call {
         self.taken = true;
     }
 
-    /// The password of the session asked for.
-    pub(super) fn password(&self) -> Option<Password> {
+    /// The password of the session asked for, and who will keep it alive.
+    pub(super) fn asked(&self) -> Option<(Password, Keeper)> {
         match self.purpose {
-            Purpose::Session(password) => Some(password),
+            Purpose::Session(password, keeper) => Some((password, keeper)),
             _ => None,
         }
     }
@@ -192,31 +224,33 @@ impl Call {
     }
 
     pub(super) fn give(mut self, value: Value) {
-        self.finish(Ok(value));
+        self.finish(Zxid(0), Ok(value));
     }
 
     pub(super) fn fail(mut self, error: Error) {
-        self.finish(Err(error));
+        self.finish(Zxid(0), Err(error));
     }
 
     pub(super) fn answer(mut self, answer: Answer) {
-        self.finish(match answer {
-            Answer::Write(outcome) => outcome.map(Value::Write),
-            Answer::Read { result, .. } => result.map(Value::Read),
-            Answer::Barrier | Answer::Proposed => Ok(Value::Done),
-            Answer::Failed(error) => Err(error),
+        let (zxid, result) = match answer {
+            Answer::Write { zxid, outcome } => (zxid, outcome.map(Value::Write)),
+            Answer::Read { zxid, result } => (zxid, result.map(Value::Read)),
+            Answer::Barrier { zxid } => (zxid, Ok(Value::Done)),
+            Answer::Members(members) => (Zxid(0), Ok(Value::Members(members.into()))),
+            Answer::Failed(error) => (Zxid(0), Err(error)),
             Answer::Session { .. } => unreachable!("the driver makes the session"),
-        });
+        };
+        self.finish(zxid, result);
     }
 
     /// The first result is the answer.
-    fn finish(&mut self, result: Result<Value>) {
+    fn finish(&mut self, zxid: Zxid, result: Result<Value>) {
         let Some(answer) = self.answer.take() else {
             return;
         };
         if let Purpose::Write(session) = &self.purpose {
             session.write_answered();
         }
-        let _ = answer.send(result);
+        let _ = answer.send(Stamped { zxid, result });
     }
 }

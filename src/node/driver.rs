@@ -4,32 +4,41 @@
 //! gives out, fire watches, publish the tree, answer. The node's thread repeats it; a simulator may
 //! call it with a clock of its own; nothing else drives a replica.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender};
 use slab::Slab;
 
-use super::calls::{Abandoned, Call, Command, Value};
+use super::calls::{Abandoned, Call, Command, FrozenState, Value};
 use super::compare::fire_differences;
-use super::shared::{NodeShared, Role, SessionHandle, SessionShared};
+use super::members::Members;
+use super::shared::{NodeShared, QueueDepths, Role, SessionHandle, SessionShared};
 use super::watches::WatchTable;
 use super::workers::{Done, SnapshotJob, WriteJob};
 use crate::clock::Now;
 use crate::error::Error;
 use crate::ids::{ClusterId, NodeId, SessionId};
-use crate::op::Password;
-use crate::replica::{Answer, Effects, Input, Output, Replica, SessionEvent, Ticket};
+use crate::op::{Keeper, Password};
+use crate::replica::{Answer, Effects, Failure, Input, Output, Replica, SessionEvent, Ticket};
 use crate::transport::{Message, Transport};
 
 /// How much one turn takes from each queue, so that no queue starves another.
 const DRAIN_MAX: usize = 4096;
 
+/// How often a node's status shows what is too dear to be looked at in every turn.
+const SELDOM: Duration = Duration::from_millis(10);
+
+/// The most backups that may wait to be begun.
+const BACKUPS_MAX: usize = 16;
+
 /// The queues into and out of a driver.
 pub(crate) struct Queues {
     pub commands: Receiver<Command>,
     pub peers: Receiver<(NodeId, bytes::Bytes)>,
+    /// Peers whose connection has broken.
+    pub disconnected: Receiver<NodeId>,
     pub done: Receiver<Done>,
     pub writes: Sender<WriteJob>,
     pub snapshots: Sender<SnapshotJob>,
@@ -45,7 +54,9 @@ pub(crate) struct Driver {
     shared: Arc<NodeShared>,
     calls: Slab<Call>,
     sessions: BTreeMap<SessionId, Arc<SessionShared>>,
-    next_missed_report: Duration,
+    /// Who waits for the state to be frozen; one at a time has it.
+    backups: VecDeque<Call>,
+    next_seldom_report: Duration,
     stopped: bool,
 }
 
@@ -58,7 +69,7 @@ impl Driver {
         transport: Arc<dyn Transport>,
         shared: Arc<NodeShared>,
     ) -> Driver {
-        Driver {
+        let mut driver = Driver {
             id,
             cluster,
             replica,
@@ -67,9 +78,14 @@ impl Driver {
             shared,
             calls: Slab::new(),
             sessions: BTreeMap::new(),
-            next_missed_report: Duration::ZERO,
+            backups: VecDeque::new(),
+            next_seldom_report: Duration::ZERO,
             stopped: false,
-        }
+        };
+        // Nobody is to see a status from before the first turn.
+        let now = driver.shared.clock.now();
+        driver.report(now);
+        driver
     }
 
     /// One pass. Returns false when the node has stopped, for good.
@@ -86,6 +102,13 @@ impl Driver {
         for _ in 0..DRAIN_MAX {
             match self.queues.peers.try_recv() {
                 Ok((from, payload)) => self.replica.handle(Input::Peer { from, payload }, now),
+                Err(_) => break,
+            }
+        }
+        // Behind what they said before.
+        for _ in 0..DRAIN_MAX {
+            match self.queues.disconnected.try_recv() {
+                Ok(peer) => self.replica.handle(Input::Disconnected { peer }, now),
                 Err(_) => break,
             }
         }
@@ -129,6 +152,7 @@ impl Driver {
     pub(crate) fn has_work(&self) -> bool {
         !self.queues.done.is_empty()
             || !self.queues.peers.is_empty()
+            || !self.queues.disconnected.is_empty()
             || !self.queues.commands.is_empty()
     }
 
@@ -137,27 +161,29 @@ impl Driver {
         self.replica.next_tick()
     }
 
+    fn stop_because(&mut self, reason: &str) {
+        self.stop(&Error::Stopped {
+            reason: reason.to_string(),
+        });
+    }
+
     /// Ends the node: every call gets its answer.
-    pub(crate) fn stop(&mut self, reason: &str) {
+    fn stop(&mut self, error: &Error) {
         if self.stopped {
             return;
         }
         self.stopped = true;
         // First, so that whoever finds its session lost finds why.
-        self.shared.set_stopped(reason);
-        let effects = self.replica.stop(reason);
+        self.shared.set_stopped(error);
+        let effects = self.replica.stop(error);
         self.settle(effects);
         while let Ok(command) = self.queues.commands.try_recv() {
             if let Some(call) = command.into_call() {
-                call.fail(Error::Stopped {
-                    reason: reason.to_string(),
-                });
+                call.fail(error.clone());
             }
         }
-        for call in self.calls.drain() {
-            call.fail(Error::Stopped {
-                reason: reason.to_string(),
-            });
+        for call in self.calls.drain().chain(self.backups.drain(..)) {
+            call.fail(error.clone());
         }
         let table = self.shared.watches.lock();
         for session in std::mem::take(&mut self.sessions).into_values() {
@@ -184,6 +210,7 @@ impl Driver {
             Command::Open {
                 password,
                 timeout_ms,
+                keeper,
                 call,
             } => {
                 let ticket = self.ticket(call);
@@ -191,6 +218,7 @@ impl Driver {
                     ticket,
                     password,
                     timeout_ms,
+                    keeper,
                 }
             }
             Command::Attach {
@@ -198,6 +226,7 @@ impl Driver {
                 password,
                 timeout_ms,
                 nonce,
+                keeper,
                 call,
             } => {
                 let ticket = self.ticket(call);
@@ -207,6 +236,7 @@ impl Driver {
                     password,
                     timeout_ms,
                     nonce,
+                    keeper,
                 }
             }
             Command::Write {
@@ -251,13 +281,20 @@ impl Driver {
                     read,
                 }
             }
-            Command::ChangeMembership { changes, call } => {
+            Command::Membership { request, call } => {
                 let ticket = self.ticket(call);
-                Input::ChangeMembership { ticket, changes }
+                Input::Membership { ticket, request }
             }
-            Command::TransferLeadership { to, call } => {
-                let ticket = self.ticket(call);
-                Input::TransferLeadership { ticket, to }
+            Command::Freeze { call } => {
+                if self.backups.len() < BACKUPS_MAX {
+                    self.backups.push_back(call);
+                } else {
+                    call.fail(Error::Overloaded {
+                        queue: "backups",
+                        limit: BACKUPS_MAX,
+                    });
+                }
+                return;
             }
             Command::Abandon(Abandoned {
                 session,
@@ -270,7 +307,14 @@ impl Driver {
                     attachment,
                 }
             }
-            Command::Stop => return self.stop("it was shut down"),
+            Command::Stop => return self.stop_because("it was shut down"),
+            Command::Touch {
+                session,
+                attachment,
+            } => Input::Touch {
+                session,
+                attachment,
+            },
         };
         self.replica.handle(input, now);
     }
@@ -297,7 +341,7 @@ impl Driver {
                 offset,
                 outcome,
             },
-            Done::Failed(error) => return self.stop(&error.to_string()),
+            Done::Failed(error) => return self.stop_because(&error.to_string()),
         };
         self.replica.handle(input, now);
     }
@@ -305,9 +349,9 @@ impl Driver {
     fn carry_out(&mut self, output: Output) {
         // A worker whose queue is gone has failed, and its report says why.
         match output {
-            Output::Send { to, payload } => {
-                self.transport
-                    .send(Message::new(self.cluster, self.id, to, payload));
+            Output::Send { to, lane, payload } => {
+                let message = Message::new(self.cluster, self.id, to, payload);
+                self.transport.send(message.with_lane(lane));
             }
             Output::Write {
                 number,
@@ -335,7 +379,13 @@ impl Driver {
             Output::StageSnapshot(stage) => {
                 let _ = self.queues.snapshots.send(SnapshotJob::Stage(stage));
             }
-            Output::Fail(failure) => self.stop(&failure.to_string()),
+            Output::Welcome { to, payload } => {
+                let nobodys = ClusterId(0);
+                self.transport
+                    .send(Message::new(nobodys, self.id, to, payload));
+            }
+            Output::Fail(Failure::Removed) => self.stop(&Error::Removed),
+            Output::Fail(failure) => self.stop_because(&failure.to_string()),
         }
     }
 
@@ -352,7 +402,7 @@ impl Driver {
             for (ticket, answer) in &effects.answers {
                 if let Some(call) = self.calls.get(ticket.0 as usize) {
                     call.set_watch(answer, &mut table);
-                    if let Some(session) = self.begin_session(call.password(), answer, &table) {
+                    if let Some(session) = self.begin_session(call.asked(), answer, &table) {
                         opened.insert(*ticket, session);
                     }
                 }
@@ -367,6 +417,9 @@ impl Driver {
             for change in &effects.sessions {
                 self.tell_session(change, &table);
             }
+        }
+        for event in effects.events {
+            self.shared.events.tell(event.into());
         }
         for (ticket, answer) in effects.answers {
             let call = self.calls.remove(ticket.0 as usize);
@@ -385,6 +438,14 @@ impl Driver {
 
     /// Begins to write a snapshot, if one is due. All that is applied is published by now.
     fn take_snapshot(&mut self) {
+        if !self.stopped
+            && !self.backups.is_empty()
+            && let Some((meta, frozen)) = self.replica.freeze()
+            && let Some(call) = self.backups.pop_front()
+        {
+            let zxid = self.replica.state().zxid();
+            call.give(Value::Frozen(Box::new(FrozenState { meta, zxid, frozen })));
+        }
         if let Some((meta, frozen)) = self.replica.take_due_snapshot() {
             let job = SnapshotJob::Take { meta, frozen };
             let _ = self.queues.snapshots.send(job);
@@ -411,7 +472,7 @@ impl Driver {
     /// came in the same turn.
     fn begin_session(
         &mut self,
-        password: Option<Password>,
+        asked: Option<(Password, Keeper)>,
         answer: &Answer,
         table: &WatchTable,
     ) -> Option<Arc<SessionShared>> {
@@ -424,7 +485,9 @@ impl Driver {
         else {
             return None;
         };
-        let session = SessionShared::new(id, password?, attachment, timeout_ms, certain_until);
+        let (password, keeper) = asked?;
+        let session =
+            SessionShared::new(id, password, attachment, timeout_ms, certain_until, keeper);
         if let Some(before) = self.sessions.insert(id, session.clone()) {
             before.set(SessionEvent::Moved, table);
         }
@@ -436,37 +499,71 @@ impl Driver {
         if self.stopped {
             return;
         }
-        let status = self.replica.consensus_status();
+        let replica = &self.replica;
+        let status = replica.consensus_status();
+        let is_member = replica.is_member();
         let role = match status.role {
             crate::consensus::Role::Leader => Role::Leader,
             crate::consensus::Role::Candidate => Role::Candidate,
+            _ if !is_member => Role::Joining,
             crate::consensus::Role::Learner => Role::Learner,
             _ => Role::Follower,
         };
+        let seldom = now.monotonic >= self.next_seldom_report;
+        if seldom {
+            self.next_seldom_report = now.monotonic + SELDOM;
+        }
+        let queues = &self.queues;
+        let calls = self.calls.len();
         self.shared.update_status(|shown| {
+            let mut moved = false;
+            let news = (shown.role, shown.term) != (role, status.term);
             shown.role = role;
             shown.term = status.term;
             shown.leader = status.leader;
             shown.commit_index = status.commit;
-            shown.applied_index = self.replica.applied_index();
-            shown.zxid = self.replica.state().zxid();
-            shown.znodes = self.replica.state().znodes_count();
-            shown.soft_quota_exceeded = self.replica.state().soft_quota_exceeded();
-            shown.sessions_attached = self.replica.sessions_attached();
-            shown
-                .voters
-                .clone_from(&self.replica.configuration().voters);
-            shown
-                .learners
-                .clone_from(&self.replica.configuration().learners);
+            shown.applied_index = replica.applied_index();
+            shown.zxid = replica.state().zxid();
+            shown.znodes = replica.state().znodes_count();
+            shown.rules = replica.state().rules().number();
+            shown.data_bytes = replica.state().data_bytes();
+            shown.soft_quota_exceeded = replica.state().soft_quota_exceeded();
+            shown.sessions = replica.state().sessions_count();
+            shown.sessions_attached = replica.sessions_attached();
+            let configuration = replica.configuration();
+            let changed = shown.voters != configuration.voters
+                || shown.learners != configuration.learners
+                || shown.is_joint == configuration.voters_outgoing.is_empty();
+            if changed {
+                shown.voters.clone_from(&configuration.voters);
+                shown.learners.clone_from(&configuration.learners);
+                shown.is_joint = !configuration.voters_outgoing.is_empty();
+            }
+            // How far each one is takes a look at every one of them: not at each turn.
+            if seldom || changed || news {
+                let members = Members::from(configuration.clone());
+                let members = members.statuses(replica);
+                moved = shown.members != members;
+                shown.members = members;
+            }
+            shown.queues = QueueDepths {
+                requests: queues.commands.len(),
+                peer_messages: queues.peers.len(),
+                writes: queues.writes.len(),
+                snapshots: queues.snapshots.len(),
+                calls,
+            };
+            moved
         });
-        if now.monotonic >= self.next_missed_report {
-            self.next_missed_report = now.monotonic + Duration::from_millis(10);
+        if seldom {
             let table = self.shared.watches.lock();
             table.report_missed();
             let watches = table.len();
             drop(table);
-            self.shared.update_status(|shown| shown.watches = watches);
+            self.shared.update_status(|shown| {
+                shown.watches = watches;
+                false
+            });
         }
     }
 }

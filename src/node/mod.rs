@@ -8,6 +8,9 @@ mod builder;
 mod calls;
 mod compare;
 pub(crate) mod driver;
+mod events;
+mod join;
+mod members;
 mod shared;
 mod watches;
 pub(crate) mod workers;
@@ -22,19 +25,23 @@ use parking_lot::Mutex;
 
 #[cfg(test)]
 pub(crate) use builder::Assembly;
+pub(crate) use builder::read_snapshot;
 pub use builder::{NodeBuilder, StartError};
-pub use shared::{NodeStatus, Role};
+pub use calls::Stamped;
+pub use events::{NodeEvent, NodeEvents};
+pub use join::JoinError;
+pub use members::{MemberStatus, Members};
+pub use shared::{NodeStatus, QueueDepths, Role};
 pub use watches::{Event, SessionState, WatchEvent, WatchKind};
 
-pub(crate) use calls::{Call, Command, Value, WatchRequest};
+pub(crate) use calls::{Call, Command, FrozenState, Value, WatchRequest};
 pub(crate) use shared::{NodeShared, SessionHandle};
-pub(crate) use watches::WatchQueue;
+pub(crate) use watches::{WatchQueue, WatchTable};
 
-use crate::consensus::MembershipChange;
-#[cfg(doc)]
-use crate::error::Error;
-use crate::error::Result;
-use crate::ids::{ClusterId, NodeId};
+pub(crate) use crate::replica::MembershipRequest;
+
+use crate::error::{Error, Result};
+use crate::ids::{ClusterId, NodeId, Zxid};
 use crate::storage::linger::{LINGER, linger};
 use crate::transport::Transport;
 
@@ -80,6 +87,18 @@ impl Node {
         self.shared.status()
     }
 
+    /// A handle to the node for other threads, which doesn't keep it running.
+    pub fn handle(&self) -> NodeHandle {
+        NodeHandle {
+            shared: self.shared.clone(),
+        }
+    }
+
+    /// The last write that readers of this node see. Never goes back.
+    pub fn zxid(&self) -> Zxid {
+        self.shared.reader().zxid()
+    }
+
     /// Waits until the status satisfies `condition`, or the node stops.
     ///
     /// # Errors
@@ -92,38 +111,6 @@ impl Node {
         self.shared.wait_for(timeout, condition)
     }
 
-    /// Hands leadership over to another voter. It is taken in, not awaited: see [`Node::wait_for`].
-    ///
-    /// # Errors
-    /// [`Error::BadArguments`] where this node doesn't lead or `to` is no voter.
-    pub fn transfer_leadership(&self, to: NodeId) -> Result<()> {
-        let (call, answer) = Call::new();
-        self.shared
-            .command(Command::TransferLeadership { to, call });
-        self.taken_in(&answer)
-    }
-
-    /// Changes who takes part; all of `changes` together, by joint consensus. It is taken in, not
-    /// awaited: [`Node::status`] shows when it has happened.
-    ///
-    /// # Errors
-    /// [`Error::ReconfigInProgress`]; [`Error::BadArguments`] where this node doesn't lead or the
-    /// change makes no sense, such as removing the last voter.
-    pub fn change_membership(&self, changes: &[MembershipChange]) -> Result<()> {
-        let (call, answer) = Call::new();
-        let changes = changes.to_vec();
-        self.shared
-            .command(Command::ChangeMembership { changes, call });
-        self.taken_in(&answer)
-    }
-
-    fn taken_in(&self, answer: &oneshot::Receiver<Result<Value>>) -> Result<()> {
-        match answer.recv_ref() {
-            Ok(result) => result.map(drop),
-            Err(_) => Err(self.shared.stopped_error()),
-        }
-    }
-
     /// Stops the node: its calls are answered, its threads end, its storage and its address are free
     /// when this returns. Again it does nothing.
     pub fn shutdown(&self) {
@@ -133,6 +120,56 @@ impl Node {
             // A thread that panicked has printed why; the node is stopped all the same.
             let _ = thread.join();
         }
+    }
+
+    /// What becomes of the cluster from now on, as this node sees it.
+    ///
+    /// The queue holds 256 events. One that doesn't fit drops the oldest, and the next event says how
+    /// many were dropped: [`NodeEvent::Missed`].
+    pub fn events(&self) -> NodeEvents {
+        self.shared.events.subscribe()
+    }
+
+    /// What is published now, held still for whoever writes it elsewhere.
+    pub(crate) fn freeze(&self) -> Result<FrozenState> {
+        let (call, answer) = Call::new();
+        self.shared.command(Command::Freeze { call });
+        match answer.recv().map(|answer| answer.result) {
+            Ok(Ok(Value::Frozen(frozen))) => Ok(*frozen),
+            Ok(Ok(_)) => unreachable!("a call is answered in its own kind"),
+            Ok(Err(error)) => Err(error),
+            Err(_) => Err(self.shared.stopped_error()),
+        }
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<NodeShared> {
+        &self.shared
+    }
+}
+
+/// Reaches a node from wherever it is needed, for as long as the node runs: it keeps it from nothing.
+#[derive(Clone)]
+pub struct NodeHandle {
+    shared: Arc<NodeShared>,
+}
+
+impl fmt::Debug for NodeHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NodeHandle")
+            .field("status", &self.shared.status())
+            .finish()
+    }
+}
+
+impl NodeHandle {
+    /// See [`Node::status`].
+    pub fn status(&self) -> NodeStatus {
+        self.shared.status()
+    }
+
+    /// See [`Node::zxid`].
+    pub fn zxid(&self) -> Zxid {
+        self.shared.reader().zxid()
     }
 
     pub(crate) fn shared(&self) -> &Arc<NodeShared> {
@@ -168,7 +205,9 @@ fn run(mut driver: driver::Driver, wake: &Receiver<()>, shared: &NodeShared) {
     struct Stop<'a>(&'a NodeShared);
     impl Drop for Stop<'_> {
         fn drop(&mut self) {
-            self.0.set_stopped("its loop has ended");
+            self.0.set_stopped(&Error::Stopped {
+                reason: "its loop has ended".to_string(),
+            });
         }
     }
     let _stop = Stop(shared);

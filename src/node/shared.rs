@@ -10,11 +10,13 @@ use parking_lot::{Condvar, Mutex};
 
 use super::Waker;
 use super::calls::{Abandoned, Command};
+use super::events::{EventHub, NodeEvent};
+use super::members::MemberStatus;
 use super::watches::{SessionState, WatchQueue, WatchTable};
 use crate::clock::Clock;
 use crate::error::{Error, Result};
 use crate::ids::{ClusterId, NodeId, SessionId, Zxid};
-use crate::op::Password;
+use crate::op::{Keeper, Password};
 use crate::replica::SessionEvent;
 use crate::state::Reader;
 
@@ -31,6 +33,10 @@ pub enum Role {
     Leader,
     /// Gets the log without a vote.
     Learner,
+    /// Knows its cluster, and waits to be added to it by [`Node::add_learner`](super::Node::add_learner).
+    Joining,
+    /// Was removed from its cluster, and has stopped.
+    Removed,
     /// Has stopped; see [`NodeStatus::stopped`].
     Stopped,
 }
@@ -57,18 +63,47 @@ pub struct NodeStatus {
     pub zxid: Zxid,
     /// How many znodes the tree has.
     pub znodes: usize,
+    /// The bytes of their paths and data; in memory each znode takes about 216 more.
+    pub data_bytes: u64,
     /// How many watches are set here.
     pub watches: usize,
+    /// The newest rules that the log follows here: see [`NodeBuilder::rules_max`](crate::NodeBuilder::rules_max).
+    pub rules: u32,
     /// How many writes have passed a soft quota, in the life of the cluster.
     pub soft_quota_exceeded: u64,
+    /// How many sessions the cluster has.
+    pub sessions: usize,
     /// How many sessions are attached here.
     pub sessions_attached: usize,
     /// Those whose majority decides, sorted.
     pub voters: Vec<NodeId>,
     /// Those who get the log without a vote, sorted.
     pub learners: Vec<NodeId>,
+    /// Whether a change of membership is half done (joint consensus): the old voters' majority is needed
+    /// as well.
+    pub is_joint: bool,
+    /// Voters and learners, sorted by id, and on the leader how far they are: up to 10 ms old.
+    pub members: Vec<MemberStatus>,
+    /// What waits in the node's queues.
+    pub queues: QueueDepths,
     /// Why the node has stopped, where it has.
     pub stopped: Option<String>,
+}
+
+/// How much waits in each of a node's queues, all of which are bounded.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[non_exhaustive]
+pub struct QueueDepths {
+    /// Calls that the node's loop has not taken yet.
+    pub requests: usize,
+    /// Calls that it has taken and not answered.
+    pub calls: usize,
+    /// Messages of other nodes.
+    pub peer_messages: usize,
+    /// Writes to the storage.
+    pub writes: usize,
+    /// Snapshots, and pieces of them, to be written, read or staged.
+    pub snapshots: usize,
 }
 
 /// The part of a node that its clients' threads use.
@@ -82,6 +117,7 @@ pub(crate) struct NodeShared {
     waker: Waker,
     pub(crate) watches: Mutex<WatchTable>,
     pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) events: EventHub,
     status: Mutex<NodeStatus>,
     status_changed: Condvar,
     /// Whether `status` says that the node has stopped.
@@ -108,11 +144,17 @@ impl NodeShared {
             applied_index: 0,
             zxid: Zxid(0),
             znodes: 0,
+            data_bytes: 0,
             watches: 0,
+            rules: 1,
             soft_quota_exceeded: 0,
+            sessions: 0,
             sessions_attached: 0,
             voters: Vec::new(),
             learners: Vec::new(),
+            is_joint: false,
+            members: Vec::new(),
+            queues: QueueDepths::default(),
             stopped: None,
         };
         NodeShared {
@@ -123,6 +165,7 @@ impl NodeShared {
             waker,
             watches: Mutex::new(WatchTable::default()),
             clock,
+            events: EventHub::default(),
             status: Mutex::new(status),
             status_changed: Condvar::new(),
             has_stopped: AtomicBool::new(false),
@@ -183,7 +226,8 @@ impl NodeShared {
         self.status.lock().clone()
     }
 
-    pub(super) fn update_status(&self, update: impl FnOnce(&mut NodeStatus)) {
+    /// `update` says whether more has changed than is looked at here.
+    pub(super) fn update_status(&self, update: impl FnOnce(&mut NodeStatus) -> bool) {
         let mut status = self.status.lock();
         let numbers = |status: &NodeStatus| {
             (
@@ -194,8 +238,8 @@ impl NodeShared {
             )
         };
         let before = numbers(&status);
-        update(&mut status);
-        if before != numbers(&status) {
+        let more = update(&mut status);
+        if more || before != numbers(&status) {
             self.status_changed.notify_all();
         }
     }
@@ -217,13 +261,31 @@ impl NodeShared {
         Ok(status.clone())
     }
 
-    pub(super) fn set_stopped(&self, reason: &str) {
+    pub(super) fn set_stopped(&self, error: &Error) {
         let mut status = self.status.lock();
-        status.role = Role::Stopped;
+        if status.stopped.is_some() {
+            return;
+        }
+        let (role, reason, event) = match error {
+            Error::Removed => {
+                let reason = "it was removed from the cluster".to_string();
+                (Role::Removed, reason, NodeEvent::Removed)
+            }
+            Error::Stopped { reason } => {
+                let event = NodeEvent::Stopped {
+                    reason: reason.clone(),
+                };
+                (Role::Stopped, reason.clone(), event)
+            }
+            other => unreachable!("a node doesn't stop because: {other}"),
+        };
+        status.role = role;
         status.leader = None;
-        status.stopped.get_or_insert_with(|| reason.to_string());
+        status.stopped = Some(reason);
         self.has_stopped.store(true, Ordering::Release);
         self.status_changed.notify_all();
+        drop(status);
+        self.events.end(event);
     }
 
     pub(crate) fn stopped_error(&self) -> Error {
@@ -234,8 +296,12 @@ impl NodeShared {
 
     /// The error of calls to a node that has stopped; `None` while it runs.
     pub(crate) fn stopped(&self) -> Option<Error> {
-        let reason = self.status.lock().stopped.clone()?;
-        Some(Error::Stopped { reason })
+        let status = self.status.lock();
+        let reason = status.stopped.clone()?;
+        Some(match status.role {
+            Role::Removed => Error::Removed,
+            _ => Error::Stopped { reason },
+        })
     }
 }
 
@@ -245,6 +311,7 @@ pub(crate) struct SessionShared {
     pub password: Password,
     pub attachment: u32,
     pub timeout_ms: u32,
+    pub keeper: Keeper,
     state: AtomicU8,
     /// Nanoseconds of the node's monotonic clock.
     certain_until: AtomicU64,
@@ -272,12 +339,14 @@ impl SessionShared {
         attachment: u32,
         timeout_ms: u32,
         certain_until: Duration,
+        keeper: Keeper,
     ) -> Arc<SessionShared> {
         Arc::new(SessionShared {
             id,
             password,
             attachment,
             timeout_ms,
+            keeper,
             state: AtomicU8::new(SessionState::Connected as u8),
             certain_until: AtomicU64::new(nanos(certain_until)),
             writes_pending: AtomicUsize::new(0),
@@ -373,7 +442,7 @@ impl SessionShared {
 }
 
 /// What a session's handles have in common. Dropping it closes the session, also where nobody has
-/// waited for the session to be opened.
+/// waited for the session to be opened; but one that its host keeps alive is left to its silence.
 pub(crate) struct SessionHandle {
     pub node: Arc<NodeShared>,
     pub shared: Arc<SessionShared>,
@@ -381,7 +450,7 @@ pub(crate) struct SessionHandle {
 
 impl Drop for SessionHandle {
     fn drop(&mut self) {
-        if !self.shared.state().is_final() {
+        if self.shared.keeper == Keeper::Node && !self.shared.state().is_final() {
             let (session, attachment) = (self.shared.id, self.shared.attachment);
             self.node.abandon(Abandoned {
                 session,

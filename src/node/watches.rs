@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::task::Waker;
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, Sender, unbounded};
 use parking_lot::Mutex;
 
 use crate::ids::Zxid;
@@ -181,7 +181,8 @@ impl WatchTable {
     pub(crate) fn add_watcher(&mut self, events_max: usize) -> Arc<WatchQueue> {
         self.next_id += 1;
         let events_max = events_max.max(1);
-        let (sender, receiver) = bounded(events_max.saturating_add(2));
+        // Bounded by `push`: a channel of that bound would take its whole memory at once.
+        let (sender, receiver) = unbounded();
         let queue = Arc::new(WatchQueue {
             id: self.next_id,
             sender,
@@ -257,6 +258,18 @@ impl WatchTable {
         true
     }
 
+    /// Whether a watch is set.
+    pub(crate) fn contains(&self, queue: &WatchQueue, path: &str, kind: WatchKind) -> bool {
+        self.paths
+            .get(path)
+            .is_some_and(|watches| watches.watches.contains_key(&(queue.id, kind)))
+    }
+
+    /// On how many paths a watcher has watches.
+    pub(crate) fn paths_of(&self, queue: &WatchQueue) -> usize {
+        self.by_watcher.get(&queue.id).map_or(0, BTreeMap::len)
+    }
+
     /// How many watches there are.
     pub(crate) fn len(&self) -> usize {
         self.count
@@ -322,6 +335,12 @@ impl WatchTable {
         for queue in self.queues.values() {
             queue.report_lost(&mut queue.lost.lock());
         }
+    }
+
+    /// Puts in an event that a watcher has missed.
+    pub(crate) fn deliver(queue: &WatchQueue, event: WatchEvent) {
+        let zxid = event.zxid;
+        queue.push(Event::Changed(event), zxid);
     }
 
     /// Tells a watcher of its session.
@@ -447,7 +466,8 @@ mod tests {
     }
 
     #[test]
-    fn a_one_shot_watch_fires_once() {
+    fn scenario_11_d_a_one_shot_watch_fires_once() {
+        // etcd #17247: an event was delivered twice.
         let mut table = WatchTable::default();
         let queue = table.add_watcher(8);
         table.add(&queue, &znode("/a"), WatchKind::Data, Zxid(1));
@@ -525,7 +545,8 @@ mod tests {
     }
 
     #[test]
-    fn an_overflow_is_one_explicit_event_and_names_the_first_loss() {
+    fn scenario_11_b_an_overflow_is_one_explicit_event_and_names_the_first_loss() {
+        // etcd #17529 and #18089: a slow watcher lost events under load, and never heard of it.
         let mut table = WatchTable::default();
         let queue = table.add_watcher(2);
         table.add(&queue, &znode("/a"), WatchKind::Persistent, Zxid(1));

@@ -216,6 +216,23 @@ struct Staging {
     restore: Restore,
 }
 
+/// Why a piece of a received snapshot could not be staged.
+enum Unstaged {
+    /// The transfer was overtaken, or is not a snapshot: the sender may start over.
+    Again,
+    /// The store accepts nothing any more. Whoever went on would ask for the snapshot for ever.
+    Failed(StorageError),
+}
+
+impl From<StorageError> for Unstaged {
+    fn from(error: StorageError) -> Unstaged {
+        match error {
+            StorageError::Refused { .. } => Unstaged::Again,
+            error => Unstaged::Failed(error),
+        }
+    }
+}
+
 impl Snapshotter {
     pub(crate) fn run(&mut self, storage: &Arc<dyn Storage>, job: SnapshotJob) -> Option<Done> {
         match job {
@@ -252,9 +269,13 @@ impl Snapshotter {
                 let outcome = match self.stage(storage, stage) {
                     Ok(None) => Staged::Underway,
                     Ok(Some(received)) => Staged::Whole(Box::new(received)),
-                    Err(()) => {
+                    Err(Unstaged::Again) => {
                         self.staging = None;
                         Staged::Failed
+                    }
+                    Err(Unstaged::Failed(error)) => {
+                        self.staging = None;
+                        return Some(Done::Failed(error));
                     }
                 };
                 Some(Done::SnapshotStaged {
@@ -291,10 +312,10 @@ impl Snapshotter {
         &mut self,
         storage: &Arc<dyn Storage>,
         stage: SnapshotStage,
-    ) -> Result<Option<ReceivedSnapshot>, ()> {
+    ) -> Result<Option<ReceivedSnapshot>, Unstaged> {
         if stage.offset == 0 {
             self.staging = None;
-            let writer = storage.snapshot_writer(&stage.meta).map_err(drop)?;
+            let writer = storage.snapshot_writer(&stage.meta)?;
             self.staging = Some(Staging {
                 transfer: stage.transfer,
                 meta: stage.meta,
@@ -306,9 +327,10 @@ impl Snapshotter {
             .staging
             .as_mut()
             .filter(|s| s.transfer == stage.transfer)
-            .ok_or(())?;
-        staging.writer.write(&stage.data).map_err(drop)?;
-        staging.restore.feed(&stage.data).map_err(drop)?;
+            .ok_or(Unstaged::Again)?;
+        staging.writer.write(&stage.data)?;
+        let fed = staging.restore.feed(&stage.data);
+        fed.map_err(|_| Unstaged::Again)?;
         if !stage.last {
             return Ok(None);
         }
@@ -317,8 +339,8 @@ impl Snapshotter {
             writer,
             restore,
             ..
-        } = self.staging.take().ok_or(())?;
-        let state = restore.finish().map_err(drop)?;
+        } = self.staging.take().ok_or(Unstaged::Again)?;
+        let state = restore.finish().map_err(|_| Unstaged::Again)?;
         Ok(Some(ReceivedSnapshot {
             meta,
             state,

@@ -2,11 +2,15 @@
 //!
 //! Floor 0. Decoding checks every field: what it returns needs no further checks of form.
 
+mod batch;
 mod codec;
+mod shape;
 
-pub(crate) use codec::{
-    RecordError, decode, decode_batch, decode_request, encode, encode_batch, encode_op, node,
-};
+pub(crate) use batch::{Batch, Rules};
+pub(crate) use codec::{RecordError, decode, decode_request, encode, encode_op, node};
+#[cfg(test)]
+pub(crate) use shape::ShapeError;
+pub(crate) use shape::{PARTS_MAX, Shape, Shaped, check as check_shape, check_op, nested, plain};
 
 /// What the generator made of the `.proto` files in this folder.
 #[allow(

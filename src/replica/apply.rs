@@ -6,7 +6,7 @@ use super::{Answer, Failure, Replica, SessionEvent};
 use crate::error::Error;
 use crate::ids::SessionId;
 use crate::op::{Applied, Op, OpResult, Password, Request};
-use crate::proto;
+use crate::proto::{self, Batch};
 use crate::storage::{EntryKind, LogEntry};
 
 impl Replica {
@@ -39,13 +39,14 @@ impl Replica {
     }
 
     fn apply_batch(&mut self, entry: &LogEntry) -> Result<(), proto::RecordError> {
-        let (time_ms, records) = proto::decode_batch(&entry.data)?;
+        let batch = Batch::decode(&entry.data, self.rules.own)?;
+        self.state.follow(batch.rules);
         self.effects.applied = true;
-        for record in records {
+        for record in batch.requests {
             let request = proto::decode_request(&record)?;
             let applied = self
                 .state
-                .apply(time_ms, &request, &mut self.effects.changes);
+                .apply(batch.time_ms, &request, &mut self.effects.changes);
             self.settle(request, applied);
         }
         Ok(())
@@ -94,13 +95,13 @@ impl Replica {
 
     fn settle_write(&mut self, id: SessionId, attachment: u32, sequence: u64, applied: Applied) {
         match applied {
-            Applied::Now { outcome, .. } => {
+            Applied::Now { zxid, outcome } => {
                 let now = self.now.monotonic;
                 let settled = self
                     .origin
                     .session_mut(id)
                     .filter(|session| session.attachment == attachment)
-                    .and_then(|session| session.answer(sequence, outcome, now));
+                    .and_then(|session| session.answer(sequence, (zxid, outcome), now));
                 if let Some((answer, reads)) = settled {
                     self.effects.answers.push(answer);
                     for read in reads {
@@ -139,9 +140,10 @@ impl Replica {
             }) => {
                 let timeout = Duration::from_millis(timeout_ms.into());
                 let now = self.now.monotonic;
-                let orphans =
-                    self.origin
-                        .attach(id, attachment, sequence, timeout, opening.asked_at, now);
+                let asked = (opening.asked_at, opening.keeper);
+                let orphans = self
+                    .origin
+                    .attach(id, attachment, sequence, timeout, asked, now);
                 self.plan_touch(opening.asked_at);
                 for ticket in orphans {
                     let moved = Error::SessionMoved { session: id };
@@ -201,11 +203,10 @@ impl Replica {
                 let Some(sequence) = session.oldest_pending() else {
                     break;
                 };
-                let Some((_, outcome)) = self.state.kept(id, sequence) else {
+                let Some(kept) = self.state.kept(id, sequence) else {
                     break;
                 };
-
-                let settled = session.answer(sequence, outcome, now);
+                let settled = session.answer(sequence, kept, now);
                 let (answer, reads) = settled.expect("it is the oldest");
                 self.effects.answers.push(answer);
                 // The session's next write is in there as well: what these reads were to see, between

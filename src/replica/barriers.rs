@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::Ticket;
+use super::{Join, Ticket};
 use crate::ids::{NodeId, SessionId};
 use crate::op::ReadOp;
 
@@ -117,18 +117,21 @@ impl OriginBarriers {
     }
 
     /// Gives up the barriers sent before `deadline`; their waiters are queued again, to go under a
-    /// fresh id.
-    pub(super) fn retry_sent_before(&mut self, deadline: Duration) {
+    /// fresh id. Returns the sessions of which the leader may not have heard by them.
+    pub(super) fn retry_sent_before(&mut self, deadline: Duration) -> Vec<SessionId> {
         let stale: Vec<u64> = self
             .in_flight
             .iter()
             .filter(|(_, flight)| flight.sent_at < deadline)
             .map(|(id, _)| *id)
             .collect();
+        let mut unheard = Vec::new();
         for id in stale {
             let flight = self.in_flight.remove(&id).expect("it was just seen");
             self.queued.extend(flight.waiters);
+            unheard.extend(flight.sessions);
         }
+        unheard
     }
 
     /// Takes out the waiters of a session that has ended.
@@ -169,6 +172,8 @@ pub(super) enum Asker {
         id: u64,
         sessions: Vec<SessionId>,
     },
+    /// A node that would join the cluster, by way of another node or by itself.
+    Join { via: NodeId, join: Join },
     /// The leader itself, before it expires sessions: it must not do so unless it still leads.
     Expiry,
 }
@@ -261,8 +266,9 @@ mod tests {
     }
 
     #[test]
-    fn the_answer_to_a_barrier_given_up_confirms_nothing() {
-        // etcd #20418: a retried read was confirmed by the answer to its first attempt.
+    fn scenario_01_a_a_retried_barrier_is_not_confirmed_by_the_answer_to_its_first_attempt() {
+        // etcd #20418: a retried read index was confirmed by a delayed answer to its first attempt, and
+        // stale data was read.
         let mut barriers = OriginBarriers::new(7);
         barriers.push(waiter(1, 1));
         let first = barriers.launch(Duration::ZERO, vec![]);
@@ -273,6 +279,17 @@ mod tests {
         assert_eq!(tickets(barriers.take_applied(u64::MAX)), [0u64; 0]);
         assert!(barriers.confirm(second, 6).is_some());
         assert_eq!(tickets(barriers.take_applied(6)), [1]);
+    }
+
+    #[test]
+    fn scenario_03_a_sync_waits_until_its_node_has_applied_what_the_leader_had_committed() {
+        // ZOOKEEPER-1675: `sync` was answered, and the read that followed it was stale all the same.
+        let mut barriers = OriginBarriers::new(7);
+        barriers.push(waiter(1, 1));
+        let id = barriers.launch(Duration::ZERO, vec![]);
+        barriers.confirm(id, 10);
+        assert_eq!(tickets(barriers.take_applied(9)), [0u64; 0]);
+        assert_eq!(tickets(barriers.take_applied(10)), [1]);
     }
 
     #[test]

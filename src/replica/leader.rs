@@ -9,7 +9,7 @@ use super::tracker::SessionTracker;
 use super::{PeerMessage, Replica};
 use crate::ids::{NodeId, SessionId};
 use crate::op::{OP_BYTES_MAX, Op};
-use crate::proto::{self, records::RequestRecord};
+use crate::proto::{self, Batch, records::RequestRecord};
 
 /// A leader's own bookkeeping; empty on every other node.
 #[derive(Debug, Default)]
@@ -22,6 +22,8 @@ pub(super) struct Leadership {
     pub(super) barriers: LeaderBarriers,
     tracker: SessionTracker,
     next_reap: Duration,
+    /// What was committed when the term began: all that earlier leaders have left behind is within.
+    pub(super) commit_at_start: u64,
 }
 
 impl Leadership {
@@ -61,6 +63,7 @@ impl Replica {
     pub(super) fn begin_leadership(&mut self) {
         let now = self.now.monotonic;
         self.leadership.next_reap = now + self.options.reap_interval;
+        self.leadership.commit_at_start = self.status.commit;
         let sessions = self
             .state
             .sessions()
@@ -74,6 +77,7 @@ impl Replica {
         self.leadership.proposed.clear();
         self.leadership.barriers.clear();
         self.leadership.tracker.clear();
+        self.forget_underway();
         self.end_transfers();
     }
 
@@ -126,8 +130,12 @@ impl Replica {
         }
         let requests = std::mem::take(&mut self.leadership.batch);
         for batch in split_by_bytes(requests, self.options.batch_bytes_max) {
-            let data = proto::encode_batch(self.now.wall_ms, batch);
-            if self.core.propose(data).is_err() {
+            let batch = Batch {
+                time_ms: self.now.wall_ms,
+                rules: self.next_rules(),
+                requests: batch,
+            };
+            if self.core.propose(batch.encode()).is_err() {
                 // Dropped, not appended: its origins send it again, and it must look new then.
                 self.leadership.proposed.clear();
                 self.resend_at_tick = true;
@@ -182,6 +190,7 @@ impl Replica {
                         self.send(node, PeerMessage::BarrierReply { id, index, gone });
                     }
                 }
+                Asker::Join { via, join } => self.answer_join(via, &join, index),
                 Asker::Expiry => self.expire_overdue(),
             }
         }

@@ -4,6 +4,9 @@
 //! the touch was sent; so any later leader began after that moment too, and gives every session its
 //! whole timeout again. Hence the cluster can't expire a session before *sent + timeout*, and the
 //! node, by its own monotonic clock, calls it lost a little earlier than that.
+//!
+//! A session is named as long as this node runs, or, where its host keeps it alive for a client
+//! elsewhere, when the host has heard of that client since the last time.
 
 use std::time::Duration;
 
@@ -58,7 +61,7 @@ impl Replica {
         };
         let mut sessions = Vec::new();
         if touch_due {
-            sessions = self.origin.ids();
+            sessions = self.origin.take_alive();
             self.liveness.next_touch = now + self.touch_interval();
         }
         let id = self.barriers.launch(now, sessions.clone());
@@ -69,10 +72,21 @@ impl Replica {
         }
     }
 
+    /// Gives up the barriers sent before `deadline`, to be sent again. The host won't say once more that
+    /// it has heard of those clients, so the next touch says it.
+    pub(super) fn retry_barriers(&mut self, deadline: Duration) {
+        for id in self.barriers.retry_sent_before(deadline) {
+            if let Some(session) = self.origin.session_mut(id) {
+                session.heard = true;
+            }
+        }
+    }
+
     pub(super) fn on_barrier_reply(&mut self, id: u64, index: u64, gone: &[SessionId]) {
         let Some(confirmed) = self.barriers.confirm(id, index) else {
             return;
         };
+        self.liveness.confirmed_at = self.liveness.confirmed_at.max(confirmed.sent_at);
         for id in confirmed.sessions {
             if !gone.contains(&id) {
                 self.confirm_session(id, confirmed.sent_at);
@@ -83,7 +97,6 @@ impl Replica {
 
     fn confirm_session(&mut self, id: SessionId, sent_at: Duration) {
         let now = self.now.monotonic;
-        self.liveness.confirmed_at = self.liveness.confirmed_at.max(sent_at);
         // An answer that comes when the session is over for its holders doesn't bring it back: whoever
         // asked in between was told so, and the next tick makes it final.
         let session = self.origin.session_mut(id).filter(|s| now < s.lost_at);

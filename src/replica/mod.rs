@@ -12,10 +12,15 @@
 
 mod apply;
 mod barriers;
+mod inputs;
 mod leader;
 mod liveness;
+mod membership;
+mod membership_message;
 mod message;
 mod origin;
+mod outputs;
+mod rules;
 mod snapshots;
 mod tracker;
 mod transfer;
@@ -25,7 +30,16 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+pub(crate) use inputs::{Input, ReceivedSnapshot, ReplicaOptions, Staged, Ticket};
+pub(crate) use membership_message::{
+    Join, JoinOutcome, JoinReply, MembershipRequest, NAME_BYTES_MAX,
+};
 pub(crate) use message::PeerMessage;
+#[cfg(any(test, feature = "testing"))]
+pub(crate) use message::SnapshotChunk;
+pub(crate) use outputs::{
+    Answer, Effects, Failure, NodeEvent, Output, SessionChange, SessionEvent,
+};
 pub(crate) use transfer::{CHUNK_BYTES, SnapshotRead, SnapshotStage};
 
 use barriers::{OriginBarriers, Waiter};
@@ -33,246 +47,13 @@ use leader::Leadership;
 use origin::{DeferredRead, Origin};
 
 use crate::clock::Now;
-use crate::consensus::{Consensus, ConsensusStatus, MembershipChange, StepError};
-use crate::error::{Error, Result};
-use crate::ids::{NodeId, SessionId, Zxid};
-use crate::op::{Change, Op, Outcome, Password, ReadOp};
+use crate::consensus::{Consensus, ConsensusStatus, PeerProgress, StepError};
+use crate::error::Error;
+use crate::ids::{NodeId, SessionId};
+use crate::op::{Keeper, Op, Password};
 use crate::proto::{self, records::RequestRecord};
-use crate::state::{Frozen, ReadResult, RestoredState, State};
-use crate::storage::{Configuration, SnapshotMeta, SnapshotWriter, StorageError, WriteBatch};
-
-/// Names a call that waits for its answer; the driver gives it out and never uses it twice.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub(crate) struct Ticket(pub u64);
-
-/// What a replica does by itself, in numbers.
-#[derive(Clone, Debug)]
-pub(crate) struct ReplicaOptions {
-    /// This node.
-    pub id: NodeId,
-    /// Random, and new at every start of the node.
-    pub boot_nonce: u32,
-    /// The time between two ticks of the consensus core.
-    pub tick: Duration,
-    /// The longest time without a leader before an election begins.
-    pub election_timeout: Duration,
-    /// The most writes that one session may have unanswered.
-    pub session_writes_max: usize,
-    /// The most barriers and linearizable reads that may wait.
-    pub barriers_max: usize,
-    /// The most sessions attached here.
-    pub sessions_max: usize,
-    /// Where a batch ends, in bytes of operations: one log entry is no larger than this and one
-    /// operation.
-    pub batch_bytes_max: usize,
-    /// Log bytes after which a snapshot is taken.
-    pub snapshot_log_bytes: u64,
-    /// Entries before a snapshot that are kept for slow followers.
-    pub log_entries_kept: u64,
-    /// How often containers and TTL znodes are looked through.
-    pub reap_interval: Duration,
-    /// The most znodes reaped at a time.
-    pub reap_max: usize,
-}
-
-/// Something that has happened.
-pub(crate) enum Input {
-    /// A message has come from another node.
-    Peer { from: NodeId, payload: Bytes },
-    /// Open a session here.
-    Open {
-        ticket: Ticket,
-        password: Password,
-        timeout_ms: u32,
-    },
-    /// Attach a session here, wherever it was.
-    Attach {
-        ticket: Ticket,
-        session: SessionId,
-        password: Password,
-        timeout_ms: u32,
-        /// Random: tells a repetition from a second attempt.
-        nonce: u64,
-    },
-    /// A write of a session attached here; `op` is encoded.
-    Write {
-        ticket: Ticket,
-        session: SessionId,
-        attachment: u32,
-        op: Bytes,
-    },
-    /// Close a session that nobody can use any more, however many of its writes are unanswered.
-    Abandon {
-        ticket: Ticket,
-        session: SessionId,
-        attachment: u32,
-    },
-    /// A read that must see its session's earlier writes, which may be under way.
-    Read {
-        ticket: Ticket,
-        session: SessionId,
-        attachment: u32,
-        read: ReadOp,
-    },
-    /// A barrier, and then a read if there is one: linearizable.
-    Barrier {
-        ticket: Ticket,
-        session: SessionId,
-        attachment: u32,
-        read: Option<ReadOp>,
-    },
-    /// Change who takes part.
-    ChangeMembership {
-        ticket: Ticket,
-        changes: Vec<MembershipChange>,
-    },
-    /// Hand leadership over.
-    TransferLeadership { ticket: Ticket, to: NodeId },
-    /// The writes up to and including this number are durable.
-    Persisted { number: u64 },
-    /// Time has passed; comes at least once a tick.
-    Tick,
-    /// A snapshot of ours was published, or failed and will be tried again.
-    SnapshotTaken { meta: SnapshotMeta, published: bool },
-    /// A piece of our snapshot was read for a follower.
-    SnapshotRead {
-        transfer: u64,
-        offset: u64,
-        piece: Option<(u64, Bytes)>,
-    },
-    /// A piece of a received snapshot was staged.
-    SnapshotStaged {
-        transfer: u64,
-        offset: u64,
-        outcome: Staged,
-    },
-}
-
-/// What staging a piece of a snapshot came to.
-pub(crate) enum Staged {
-    /// More pieces are expected.
-    Underway,
-    /// It was the last one: the whole is read and ready to be published.
-    Whole(Box<ReceivedSnapshot>),
-    /// It can't be used.
-    Failed,
-}
-
-/// A received snapshot: read, and written but not published.
-pub(crate) struct ReceivedSnapshot {
-    pub meta: SnapshotMeta,
-    pub state: RestoredState,
-    pub writer: Box<dyn SnapshotWriter>,
-}
-
-/// Something to be done. The order is that of [`Replica::poll`].
-pub(crate) enum Output {
-    /// Send to a node.
-    Send { to: NodeId, payload: Bytes },
-    /// Make durable, after all before it; then [`Input::Persisted`].
-    Write {
-        number: u64,
-        /// Publish this received snapshot first.
-        publish: Option<Box<dyn SnapshotWriter>>,
-        batch: WriteBatch,
-    },
-    /// Read a piece of our snapshot; then [`Input::SnapshotRead`].
-    ReadSnapshot(SnapshotRead),
-    /// Stop reading for this transfer.
-    EndRead { transfer: u64 },
-    /// Stage a piece of a received snapshot; then [`Input::SnapshotStaged`].
-    StageSnapshot(SnapshotStage),
-    /// Forget the log up to and including this index.
-    Compact { index: u64 },
-    /// The node can't go on.
-    Fail(Failure),
-}
-
-/// Why a node can't go on.
-#[derive(Debug, Clone, thiserror::Error)]
-pub(crate) enum Failure {
-    #[error(transparent)]
-    Storage(#[from] StorageError),
-    #[error(transparent)]
-    Consensus(#[from] StepError),
-    /// An entry of the log can't be understood: written by a newer program.
-    #[error("entry {index} of the log can't be applied: {reason}")]
-    Entry { index: u64, reason: String },
-}
-
-/// What applying has brought about, since it was last taken. The driver fires watches by `changes`,
-/// publishes the state, and only then gives the answers.
-#[derive(Default)]
-pub(crate) struct Effects {
-    /// Something was applied: there is something to publish, even if it is only a zxid.
-    pub applied: bool,
-    /// What happened to the tree, in order.
-    pub changes: Vec<Change>,
-    /// A snapshot has replaced the tree: what changed is to be found by comparing.
-    pub replaced: bool,
-    /// Answers, in order.
-    pub answers: Vec<(Ticket, Answer)>,
-    /// What has become of sessions attached here.
-    pub sessions: Vec<SessionChange>,
-}
-
-impl Effects {
-    pub(crate) fn is_empty(&self) -> bool {
-        !self.applied
-            && self.changes.is_empty()
-            && !self.replaced
-            && self.answers.is_empty()
-            && self.sessions.is_empty()
-    }
-}
-
-/// An answer to a call.
-#[derive(Debug)]
-pub(crate) enum Answer {
-    /// A write was applied.
-    Write(Outcome),
-    /// A read, as of this zxid.
-    Read {
-        zxid: Zxid,
-        result: Result<ReadResult>,
-    },
-    /// A barrier was passed.
-    Barrier,
-    /// A session was opened or attached.
-    Session {
-        id: SessionId,
-        attachment: u32,
-        timeout_ms: u32,
-        certain_until: Duration,
-    },
-    /// A change of membership or of leadership was taken in.
-    Proposed,
-    /// The call failed.
-    Failed(Error),
-}
-
-/// What has become of a session attached here.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct SessionChange {
-    pub session: SessionId,
-    pub attachment: u32,
-    pub event: SessionEvent,
-}
-
-/// An event in a session's life, as its node sees it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum SessionEvent {
-    /// The leader has heard of it: it can't be expired before this (monotonic) moment.
-    Certain { until: Duration },
-    /// The leader can't be reached.
-    Suspended,
-    /// It may have been expired, or was.
-    Lost,
-    /// It is attached elsewhere.
-    Moved,
-    /// It was closed.
-    Closed,
-}
+use crate::state::{Frozen, State};
+use crate::storage::{Configuration, SnapshotMeta};
 
 /// See the module's text.
 pub(crate) struct Replica {
@@ -287,8 +68,10 @@ pub(crate) struct Replica {
     origin: Origin,
     barriers: OriginBarriers,
     leadership: Leadership,
+    rules: rules::MembersRules,
     liveness: liveness::Liveness,
     snapshots: snapshots::Snapshots,
+    membership: membership::Membership,
     outputs: VecDeque<Output>,
     effects: Effects,
     next_core_tick: Duration,
@@ -311,8 +94,10 @@ impl Replica {
             origin: Origin::default(),
             barriers: OriginBarriers::new(options.boot_nonce),
             leadership: Leadership::default(),
+            rules: rules::MembersRules::new(options.rules_max),
             liveness: liveness::Liveness::default(),
             snapshots: snapshots::Snapshots::new(options.boot_nonce),
+            membership: membership::Membership::new(options.boot_nonce),
             outputs: VecDeque::new(),
             effects: Effects::default(),
             // Nothing yet, so that a core that leads from its start is seen to begin a term.
@@ -345,6 +130,7 @@ impl Replica {
                 ticket,
                 password,
                 timeout_ms,
+                keeper,
             } => {
                 let owner = self.options.id;
                 let op = Op::OpenSession {
@@ -352,7 +138,7 @@ impl Replica {
                     timeout_ms,
                     owner,
                 };
-                self.open(ticket, SessionId::NONE, (password, None), &op);
+                self.open(ticket, SessionId::NONE, (password, None), keeper, &op);
             }
             Input::Attach {
                 ticket,
@@ -360,6 +146,7 @@ impl Replica {
                 password,
                 timeout_ms,
                 nonce,
+                keeper,
             } => {
                 let owner = self.options.id;
                 let op = Op::AttachSession {
@@ -368,7 +155,7 @@ impl Replica {
                     owner,
                     nonce,
                 };
-                self.open(ticket, session, (password, Some(nonce)), &op);
+                self.open(ticket, session, (password, Some(nonce)), keeper, &op);
             }
             Input::Write {
                 ticket,
@@ -376,6 +163,14 @@ impl Replica {
                 attachment,
                 op,
             } => self.write(ticket, session, attachment, op),
+            Input::Touch {
+                session,
+                attachment,
+            } => {
+                if let Ok(local) = self.origin.attached(session, attachment) {
+                    local.heard = true;
+                }
+            }
             Input::Abandon {
                 ticket,
                 session,
@@ -408,16 +203,13 @@ impl Replica {
                     read,
                 },
             ),
-            Input::ChangeMembership { ticket, changes } => {
-                let result = self.core.change_membership(&changes);
-                self.answer_proposal(ticket, result);
-            }
-            Input::TransferLeadership { ticket, to } => {
-                let result = self.core.transfer_leadership(to);
-                self.answer_proposal(ticket, result);
-            }
+            Input::Membership { ticket, request } => self.ask_membership(ticket, request),
             Input::Persisted { number } => {
                 self.core.persisted(number);
+                self.pump();
+            }
+            Input::Disconnected { peer } => {
+                self.core.disconnected(peer);
                 self.pump();
             }
             Input::Tick => self.tick(),
@@ -445,6 +237,7 @@ impl Replica {
             return None;
         }
         self.send_unsent();
+        self.send_membership();
         self.send_barriers();
         self.propose_batch();
         self.begin_barrier_round();
@@ -477,6 +270,16 @@ impl Replica {
         &self.configuration
     }
 
+    /// Whether this node takes part, as of the applied index.
+    pub(crate) fn is_member(&self) -> bool {
+        membership::is_member(&self.configuration, self.options.id)
+    }
+
+    /// How far a leader knows the others to be; empty on every other node.
+    pub(crate) fn progress(&self) -> Vec<PeerProgress> {
+        self.core.progress()
+    }
+
     /// The last entry applied.
     pub(crate) fn applied_index(&self) -> u64 {
         self.applied_index
@@ -498,14 +301,18 @@ impl Replica {
         self.due_snapshot()
     }
 
+    /// What is published, for a backup; `None` while another has it. To be called when everything applied
+    /// is published.
+    pub(crate) fn freeze(&mut self) -> Option<(SnapshotMeta, Frozen)> {
+        let frozen = self.state.freeze()?;
+        Some((self.applied_meta(), frozen))
+    }
+
     /// The node stops: every call that still waits gets its answer.
-    pub(crate) fn stop(&mut self, reason: &str) -> Effects {
+    pub(crate) fn stop(&mut self, error: &Error) -> Effects {
         self.failed = true;
-        let stopped = || {
-            Answer::Failed(Error::Stopped {
-                reason: reason.to_string(),
-            })
-        };
+        let stopped = || Answer::Failed(error.clone());
+        self.end_membership(error);
         let (sessions, openings) = self.origin.take_all();
         for (session, local) in sessions {
             self.effects.sessions.push(SessionChange {
@@ -540,6 +347,7 @@ impl Replica {
         ticket: Ticket,
         session: SessionId,
         (password, nonce): (Password, Option<u64>),
+        keeper: Keeper,
         op: &Op,
     ) {
         if self.origin.len_with_openings() >= self.options.sessions_max {
@@ -555,7 +363,8 @@ impl Replica {
             ..Default::default()
         };
         let now = self.now.monotonic;
-        self.origin.open(password, nonce, ticket, request, now);
+        self.origin
+            .open((password, nonce), ticket, request, keeper, now);
     }
 
     fn write(&mut self, ticket: Ticket, session: SessionId, attachment: u32, op: Bytes) {
@@ -612,7 +421,9 @@ impl Replica {
 
     fn answer_read(&mut self, session: SessionId, read: DeferredRead) {
         let answer = match read.read {
-            None => Answer::Barrier,
+            None => Answer::Barrier {
+                zxid: self.state.zxid(),
+            },
             Some(op) => Answer::Read {
                 zxid: self.state.zxid(),
                 result: self.state.read(session, &op),
@@ -621,35 +432,20 @@ impl Replica {
         self.answer(read.ticket, answer);
     }
 
-    fn answer_proposal(
-        &mut self,
-        ticket: Ticket,
-        result: std::result::Result<(), crate::consensus::ProposeError>,
-    ) {
-        use crate::consensus::ProposeError;
-        let answer = match result {
-            Ok(()) => Answer::Proposed,
-            Err(ProposeError::MembershipChangeInProgress) => {
-                Answer::Failed(Error::ReconfigInProgress)
-            }
-            Err(error) => Answer::Failed(Error::BadArguments {
-                reason: error.to_string(),
-            }),
-        };
-        self.answer(ticket, answer);
-    }
-
     // ---- Messages -----------------------------------------------------------------------------
 
     fn on_peer(&mut self, from: NodeId, payload: &Bytes) {
         // What can't be read is dropped, as the network could have dropped it.
-        let Ok(message) = PeerMessage::decode(payload) else {
+        let Ok((message, rules)) = PeerMessage::decode(payload) else {
             return;
         };
+        self.hear_rules(from, rules);
         match message {
             PeerMessage::Consensus(bytes) => {
+                self.hear(from);
                 let stepped = self.core.step(from, &bytes);
                 self.stepped(stepped);
+                self.tell_stranger(from);
             }
             PeerMessage::Forward(requests) => self.on_peers_forward(from, requests),
             PeerMessage::Barrier { id, sessions } => self.on_barrier(from, id, sessions),
@@ -658,6 +454,11 @@ impl Replica {
             }
             PeerMessage::SnapshotChunk(chunk) => self.on_snapshot_chunk(from, chunk),
             PeerMessage::SnapshotAck(ack) => self.on_snapshot_ack(from, ack),
+            PeerMessage::Membership(ask) => self.on_membership(from, ask),
+            PeerMessage::MembershipReply(reply) => self.on_membership_reply(reply),
+            PeerMessage::NotMember { index } => self.on_not_member(from, index),
+            PeerMessage::Join(join) => self.on_join(from, join),
+            PeerMessage::JoinReply(reply) => self.on_join_reply(reply),
         }
     }
 
@@ -672,7 +473,8 @@ impl Replica {
     fn send(&mut self, to: NodeId, message: PeerMessage) {
         self.outputs.push_back(Output::Send {
             to,
-            payload: message.encode(),
+            lane: message.lane(),
+            payload: message.encode(self.options.rules_max),
         });
     }
 
@@ -712,6 +514,7 @@ impl Replica {
             self.origin.resend_sent_before(retry_before);
         }
         self.barriers.retry_sent_before(retry_before);
+        self.tick_membership();
         self.tick_liveness();
         self.tick_leader();
         self.tick_snapshots();
@@ -742,7 +545,7 @@ impl Replica {
             });
             self.apply(ready.committed);
             if let Some(configuration) = ready.configuration {
-                self.configuration = configuration;
+                self.set_configuration(configuration);
             }
             for (round, index) in ready.barriers {
                 self.on_round_confirmed(round, index);
@@ -756,6 +559,7 @@ impl Replica {
             let before = std::mem::replace(&mut self.status, status);
             self.on_status(&before);
         }
+        self.leave_if_removed();
     }
 
     fn on_status(&mut self, before: &ConsensusStatus) {
@@ -764,9 +568,16 @@ impl Replica {
         if led && (!self.leads() || before.term != self.status.term) {
             self.end_leadership();
         }
+        if new_leader {
+            self.effects.events.push(NodeEvent::LeaderChanged {
+                leader: self.status.leader,
+                term: self.status.term,
+            });
+        }
         if new_leader && self.status.leader.is_some() {
+            self.notice_leader();
             self.origin.resend_all();
-            self.barriers.retry_sent_before(Duration::MAX);
+            self.retry_barriers(Duration::MAX);
             self.liveness.touch_at_once();
         }
         let ready_before = led && before.leads_with_commit && before.term == self.status.term;

@@ -11,8 +11,8 @@ use bytes::Bytes;
 
 use super::{Answer, Ticket};
 use crate::error::Error;
-use crate::ids::SessionId;
-use crate::op::{Outcome, Password, ReadOp};
+use crate::ids::{SessionId, Zxid};
+use crate::op::{Keeper, Outcome, Password, ReadOp};
 use crate::proto::records::RequestRecord;
 
 /// A read (or a `sync`, which reads nothing) that waits for its session's earlier writes.
@@ -44,6 +44,10 @@ pub(super) struct LocalSession {
     /// certain yet, nobody relies on it, and a touch may still find it alive.
     pub lost_at: Duration,
     pub suspended: bool,
+    /// Who keeps it alive.
+    pub keeper: Keeper,
+    /// Whether the host has heard of its client since it was last named to the leader.
+    pub heard: bool,
     pending: VecDeque<PendingWrite>,
     /// The sequence of the next write.
     next_sequence: u64,
@@ -61,6 +65,7 @@ pub(super) struct Opening {
     pub ticket: Ticket,
     /// When it was first asked for: the session is certain to live from then on.
     pub asked_at: Duration,
+    pub keeper: Keeper,
     request: RequestRecord,
     sent_at: Option<Duration>,
 }
@@ -106,6 +111,18 @@ impl Origin {
         self.sessions.keys().copied().collect()
     }
 
+    /// The sessions to be named to the leader as alive: those that live as long as this node, and those
+    /// whose host has heard of their clients since the last time.
+    pub(super) fn take_alive(&mut self) -> Vec<SessionId> {
+        self.sessions
+            .iter_mut()
+            .filter_map(|(id, session)| {
+                let heard = std::mem::take(&mut session.heard);
+                (heard || session.keeper == Keeper::Node).then_some(*id)
+            })
+            .collect()
+    }
+
     pub(super) fn session_mut(&mut self, id: SessionId) -> Option<&mut LocalSession> {
         self.sessions.get_mut(&id)
     }
@@ -131,15 +148,16 @@ impl Origin {
     /// Asks for a session; `request` holds the operation.
     pub(super) fn open(
         &mut self,
-        password: Password,
-        nonce: Option<u64>,
+        (password, nonce): (Password, Option<u64>),
         ticket: Ticket,
         request: RequestRecord,
+        keeper: Keeper,
         now: Duration,
     ) {
         let opening = Opening {
             ticket,
             asked_at: now,
+            keeper,
             request,
             sent_at: None,
         };
@@ -164,7 +182,7 @@ impl Origin {
         attachment: u32,
         sequence: u64,
         timeout: Duration,
-        asked_at: Duration,
+        (asked_at, keeper): (Duration, Keeper),
         now: Duration,
     ) -> Vec<Ticket> {
         let certain_until = asked_at + certain_span(timeout);
@@ -174,6 +192,8 @@ impl Origin {
             certain_until,
             lost_at: certain_until.max(now + certain_span(timeout)),
             suspended: false,
+            keeper,
+            heard: false,
             pending: VecDeque::new(),
             next_sequence: sequence + 1,
             sent_through: sequence,
@@ -312,7 +332,7 @@ impl LocalSession {
     pub(super) fn answer(
         &mut self,
         sequence: u64,
-        outcome: Outcome,
+        (zxid, outcome): (Zxid, Outcome),
         now: Duration,
     ) -> Option<((Ticket, Answer), Vec<DeferredRead>)> {
         if self.pending.front()?.sequence != sequence {
@@ -321,7 +341,8 @@ impl LocalSession {
         let write = self.pending.pop_front().expect("it was just seen");
         self.progress_at = now;
         self.sent_through = self.sent_through.max(sequence);
-        Some(((write.ticket, Answer::Write(outcome)), write.reads))
+        let answer = Answer::Write { zxid, outcome };
+        Some(((write.ticket, answer), write.reads))
     }
 
     /// The sequence of the oldest write that isn't answered.
@@ -376,7 +397,8 @@ mod tests {
 
     fn origin() -> Origin {
         let mut origin = Origin::default();
-        origin.attach(SESSION, 1, 0, SECOND, Duration::ZERO, Duration::ZERO);
+        let asked = (Duration::ZERO, Keeper::Node);
+        origin.attach(SESSION, 1, 0, SECOND, asked, Duration::ZERO);
         origin
     }
 
@@ -412,7 +434,7 @@ mod tests {
         origin.take_unsent(Duration::ZERO);
         let session = origin.attached(SESSION, 1).unwrap();
         let ((ticket, _), _) = session
-            .answer(1, Ok(crate::OpResult::Done), SECOND)
+            .answer(1, (Zxid(1), Ok(crate::OpResult::Done)), SECOND)
             .unwrap();
         assert_eq!(ticket, Ticket(1));
         origin.resend_all();
@@ -430,6 +452,38 @@ mod tests {
         assert!(!origin.has_unsent());
         origin.resend_sent_before(SECOND * 2);
         assert_eq!(sequences(origin.take_unsent(SECOND * 2)), [1]);
+    }
+
+    #[test]
+    fn scenario_13_b_a_session_that_is_being_opened_is_asked_for_again_of_a_new_leader() {
+        // ClickHouse #114401: the creation of a session was lost when the leader changed.
+        let mut origin = Origin::default();
+        let request = RequestRecord::default();
+        origin.open(
+            ([7; 16], None),
+            Ticket(1),
+            request,
+            Keeper::Node,
+            Duration::ZERO,
+        );
+        assert_eq!(origin.take_unsent(Duration::ZERO).len(), 1);
+        assert_eq!(origin.take_unsent(Duration::ZERO).len(), 0);
+        origin.resend_all();
+        assert_eq!(origin.take_unsent(SECOND).len(), 1);
+        assert!(origin.take_opening([7; 16], None).is_some());
+        origin.resend_all();
+        assert!(!origin.has_unsent());
+    }
+
+    #[test]
+    fn scenario_18_e_a_session_is_certain_for_less_than_its_timeout_by_the_slowest_clock() {
+        // Clock skew: a node whose clock is slow believed in its session when the leader, by a faster
+        // clock, had ended it. Clocks may differ in rate by one sixteenth.
+        for timeout in [SECOND, SECOND * 16, SECOND * 3600] {
+            let by_the_slow_clock = certain_span(timeout);
+            let by_the_fast_one = by_the_slow_clock + by_the_slow_clock / 16;
+            assert!(by_the_fast_one < timeout);
+        }
     }
 
     #[test]
@@ -467,7 +521,7 @@ mod tests {
         push(&mut origin, 3);
         let session = origin.attached(SESSION, 1).unwrap();
         let (_, reads) = session
-            .answer(1, Ok(crate::OpResult::Done), SECOND)
+            .answer(1, (Zxid(1), Ok(crate::OpResult::Done)), SECOND)
             .unwrap();
         assert_eq!(reads.len(), 1);
         assert_eq!(reads[0].ticket, Ticket(2));

@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::message::{SnapshotAck, SnapshotChunk, TransferState};
 use super::transfer::{Ended, Inbox, Outbox};
-use super::{Output, PeerMessage, ReceivedSnapshot, Replica, Staged};
+use super::{Failure, NodeEvent, Output, PeerMessage, ReceivedSnapshot, Replica, Staged};
 use crate::consensus::SnapshotSend;
 use crate::ids::NodeId;
 use crate::state::Frozen;
@@ -56,12 +56,16 @@ impl Replica {
         self.snapshots.taking = true;
         self.snapshots.taken_index = self.applied_index;
         self.snapshots.log_bytes = 0;
-        let meta = SnapshotMeta {
+        Some((self.applied_meta(), frozen))
+    }
+
+    /// What a snapshot of what is applied stands for.
+    pub(super) fn applied_meta(&self) -> SnapshotMeta {
+        SnapshotMeta {
             index: self.applied_index,
             term: self.applied_term,
             configuration: self.configuration.clone(),
-        };
-        Some((meta, frozen))
+        }
     }
 
     pub(super) fn on_snapshot_taken(&mut self, meta: SnapshotMeta, published: bool) {
@@ -175,6 +179,14 @@ impl Replica {
                 let Some((from, message)) = self.snapshots.inbox.finish(transfer) else {
                     return;
                 };
+                let found = received.state.rules();
+                if found > self.rules.own {
+                    return self.fail(Failure::Snapshot {
+                        index: received.meta.index,
+                        found,
+                        known: self.rules.own,
+                    });
+                }
                 let state = TransferState::Complete;
                 let ack = SnapshotAck {
                     transfer,
@@ -204,7 +216,10 @@ impl Replica {
         self.effects.replaced = true;
         self.applied_index = meta.index;
         self.applied_term = meta.term;
-        self.configuration = meta.configuration;
+        self.effects
+            .events
+            .push(NodeEvent::SnapshotInstalled { index: meta.index });
+        self.set_configuration(meta.configuration);
         self.snapshots.log_bytes = 0;
         self.settle_after_snapshot();
         Some(writer)

@@ -163,8 +163,9 @@ mod tests {
     }
 
     #[test]
-    fn a_stalled_leader_expires_nobody() {
-        // etcd #15247: the leader was stopped past every deadline, and expired all at once on waking.
+    fn scenario_13_a_a_stalled_leader_expires_nobody() {
+        // etcd #15247: the leader was stopped past every deadline, and expired all live sessions at once
+        // on waking.
         let mut tracker = tracker();
         run_until(&mut tracker, 10, 50);
         assert!(tracker.overdue(MS * 5_000, STALL).is_empty());

@@ -180,9 +180,12 @@ fn add_identity(session: &mut Session, identity: &AuthId) -> Outcome {
                 reason: format!("the session has proven {IDENTITIES_MAX} identities already"),
             });
         }
+        // A session comes from one address: where it is attached again, its former one is nobody's.
+        let kept = |known: &&AuthId| known.scheme != "ip" || identity.scheme != "ip";
         session.identities = session
             .identities
             .iter()
+            .filter(kept)
             .chain([identity])
             .cloned()
             .collect::<Arc<[_]>>();

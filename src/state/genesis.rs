@@ -8,6 +8,7 @@ use imbl::OrdSet;
 use crate::acl::Acl;
 use crate::ids::Zxid;
 use crate::path::ZnodePath;
+use crate::proto::Rules;
 use crate::state::State;
 use crate::state::acl_table::{AclTable, OPEN_ACL};
 use crate::state::reader::{Facts, Published};
@@ -38,13 +39,14 @@ impl State {
                 .expect("the system's znodes are a tree"),
         );
         let znodes = Znodes::new(settings.canonical(), tree, acls, OrdSet::new());
-        State::from_parts(Zxid(0), 0, Sessions::default(), znodes)
+        State::from_parts(Zxid(0), 0, Rules::FIRST, Sessions::default(), znodes)
     }
 
     /// A state made of its parts, published.
     pub(super) fn from_parts(
         zxid: Zxid,
         time_ms: i64,
+        rules: Rules,
         mut sessions: Sessions,
         znodes: Znodes,
     ) -> State {
@@ -63,6 +65,7 @@ impl State {
         State {
             zxid,
             time_ms,
+            rules,
             sessions,
             znodes,
             facts,

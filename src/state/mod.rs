@@ -42,6 +42,7 @@ use crate::error::Result;
 use crate::ids::{SessionId, Zxid};
 use crate::op::{Outcome, ReadOp};
 use crate::path::ZnodePath;
+use crate::proto::Rules;
 #[cfg(test)]
 use crate::stat::Stat;
 
@@ -64,6 +65,8 @@ pub(crate) struct State {
     zxid: Zxid,
     /// Its time, in milliseconds since the Unix epoch.
     time_ms: i64,
+    /// The newest rules that a write was applied by.
+    rules: Rules,
     sessions: Sessions,
     znodes: Znodes,
     /// What was published last, or what the state was made of.
@@ -77,6 +80,16 @@ impl State {
     /// The last write applied.
     pub(crate) fn zxid(&self) -> Zxid {
         self.zxid
+    }
+
+    /// The newest rules that a write was applied by.
+    pub(crate) fn rules(&self) -> Rules {
+        self.rules
+    }
+
+    /// The writes to come follow these rules, which this program knows.
+    pub(crate) fn follow(&mut self, rules: Rules) {
+        self.rules = self.rules.max(rules);
     }
 
     /// The settings that all replicas share.
@@ -93,6 +106,16 @@ impl State {
     /// The number of znodes.
     pub(crate) fn znodes_count(&self) -> usize {
         self.znodes.tree.len()
+    }
+
+    /// The bytes of all znodes' paths and data.
+    pub(crate) fn data_bytes(&self) -> u64 {
+        self.znodes.tree.bytes()
+    }
+
+    /// The number of sessions.
+    pub(crate) fn sessions_count(&self) -> usize {
+        self.sessions.map().len()
     }
 
     /// The sessions with all writes so far, sorted by id.
@@ -139,6 +162,11 @@ impl State {
         let due = self.znodes.reapable.due(now_ms).take(max);
         due.filter_map(|path| Some((path.clone(), self.znodes.tree.get(path.as_str())?.czxid)))
             .collect()
+    }
+
+    /// All znodes with all writes so far: each before its children.
+    pub(crate) fn walk(&self) -> impl Iterator<Item = Arc<tree::Znode>> + '_ {
+        self.znodes.tree.walk("/")
     }
 
     /// A reader for any thread.

@@ -13,6 +13,7 @@
 mod contract;
 pub(crate) mod linger;
 mod memory;
+mod pointers;
 
 #[cfg(any(feature = "log", feature = "sled"))]
 mod codec;
@@ -43,6 +44,9 @@ mod sled;
 mod snapshot_file;
 #[cfg(any(feature = "log", feature = "sled"))]
 mod system_files;
+
+#[cfg(all(any(test, feature = "testing"), any(feature = "log", feature = "sled")))]
+pub(crate) use record::{is_record_but_for_its_checksum, record_seeds};
 
 use std::fmt;
 

@@ -7,6 +7,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::StorageError;
 use super::files::{FileHandle, Files};
@@ -14,6 +15,11 @@ use super::files::{FileHandle, Files};
 /// The operating system's files.
 #[derive(Debug, Default)]
 pub(super) struct SystemFiles;
+
+/// A lock that its holder has just let go of may live on for a moment: in a process that the holder was
+/// starting meanwhile, which has copies of all its files until it runs its own program.
+const LOCK_TRIES: u32 = 20;
+const LOCK_PAUSE: Duration = Duration::from_millis(10);
 
 impl Files for SystemFiles {
     fn create_dir(&self, dir: &Path) -> io::Result<()> {
@@ -38,10 +44,15 @@ impl Files for SystemFiles {
             .truncate(false)
             .write(true)
             .open(path)?;
-        match file.try_lock() {
-            Ok(()) => Ok(Some(Box::new(file))),
-            Err(fs::TryLockError::WouldBlock) => Ok(None),
-            Err(fs::TryLockError::Error(error)) => Err(error),
+        let mut tries = 0;
+        loop {
+            match file.try_lock() {
+                Ok(()) => return Ok(Some(Box::new(file))),
+                Err(fs::TryLockError::WouldBlock) if tries == LOCK_TRIES => return Ok(None),
+                Err(fs::TryLockError::WouldBlock) => std::thread::sleep(LOCK_PAUSE),
+                Err(fs::TryLockError::Error(error)) => return Err(error),
+            }
+            tries += 1;
         }
     }
 

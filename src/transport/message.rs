@@ -20,7 +20,7 @@ use std::fmt;
 
 use bytes::Bytes;
 
-use super::{DecodeError, MESSAGE_BYTES_MAX, Message};
+use super::{DecodeError, Lane, MESSAGE_BYTES_MAX, Message};
 use crate::{ClusterId, NodeId};
 
 const MAGIC: [u8; 4] = *b"QRTM";
@@ -41,8 +41,19 @@ impl Message {
             cluster,
             from,
             to,
+            lane: Lane::Urgent,
             payload: payload.into(),
         }
+    }
+
+    /// The same message, on another lane.
+    pub fn with_lane(self, lane: Lane) -> Message {
+        Message { lane, ..self }
+    }
+
+    /// How it may travel: [`Lane::Urgent`], unless its sender said otherwise.
+    pub fn lane(&self) -> Lane {
+        self.lane
     }
 
     /// The cluster that both nodes belong to.
@@ -170,12 +181,25 @@ impl Message {
                 cluster: ClusterId(cluster),
                 from,
                 to,
+                lane: Lane::Urgent,
                 payload: Bytes::copy_from_slice(payload),
             }),
             _ => Err(malformed("node 0 names nobody")),
         }
     }
 }
+
+/// The lane is no part of what is said.
+impl PartialEq for Message {
+    fn eq(&self, other: &Message) -> bool {
+        self.cluster == other.cluster
+            && self.from == other.from
+            && self.to == other.to
+            && self.payload == other.payload
+    }
+}
+
+impl Eq for Message {}
 
 impl fmt::Debug for Message {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

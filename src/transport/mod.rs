@@ -5,6 +5,8 @@
 
 mod memory;
 mod message;
+#[cfg(feature = "tcp")]
+mod tcp;
 
 use std::fmt;
 use std::sync::Arc;
@@ -14,15 +16,39 @@ use bytes::Bytes;
 
 pub use self::memory::{Faults, Memory, Network};
 pub use self::message::HEADER_BYTES;
+#[cfg(feature = "tls")]
+pub use self::tcp::TlsConfig;
+#[cfg(feature = "tcp")]
+pub use self::tcp::{Peers, Tcp, TcpBuilder};
 use crate::{ClusterId, NodeId};
 
 /// A message from one node to another. Its payload is opaque to a transport.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone)]
 pub struct Message {
     cluster: ClusterId,
     from: NodeId,
     to: NodeId,
+    lane: Lane,
     payload: Bytes,
+}
+
+/// How a message may travel. A hint of its sender's to the transport, and no part of what is said.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub enum Lane {
+    /// A late message costs the cluster something: heartbeats, votes, entries, requests.
+    #[default]
+    Urgent,
+    /// A piece of a bulk transfer, which must not delay the others: a snapshot's.
+    Bulk,
+}
+
+/// Whom a transport works for.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Local {
+    /// The cluster that the node belongs to; 0 while it does not know yet which one it joins.
+    pub cluster: ClusterId,
+    /// The node.
+    pub node: NodeId,
 }
 
 /// Where a transport hands in what arrives.
@@ -33,6 +59,13 @@ pub struct Message {
 pub trait Inbox: Send + Sync {
     /// Hands in one message.
     fn deliver(&self, message: Message) -> bool;
+
+    /// A connection with `peer` that was in use has just broken, which a process that dies does to its
+    /// connections at once. A hint, and only from a transport that has connections: nothing is certain
+    /// about the peer, it may be called more than once or not at all. It never blocks either.
+    fn disconnected(&self, peer: NodeId) {
+        let _ = peer;
+    }
 }
 
 /// The sending end of a bounded channel is an inbox.
@@ -52,6 +85,14 @@ pub enum TransportError {
         /// The address.
         address: String,
         /// The operating system's words.
+        reason: String,
+    },
+    /// A certificate or a key can't be used.
+    #[error("transport: cannot use {path}: {reason}")]
+    Credentials {
+        /// The file.
+        path: String,
+        /// What is wrong with it.
         reason: String,
     },
     /// `start` was called twice, or after `stop`.
@@ -86,7 +127,7 @@ pub enum DecodeError {
 ///
 /// # What the caller guarantees
 /// - `start` is called once, before the first `send`; `stop` once, after the last.
-/// - `message.from()` is the node that the transport was made for.
+/// - `message.from()` is the node that the transport was started for.
 ///
 /// # What you guarantee
 /// - `send` never blocks: what can't be taken at once is dropped. Queues are bounded.
@@ -103,18 +144,50 @@ pub enum DecodeError {
 /// # Threads
 /// `&self` throughout, `Send + Sync`; `send` is called from the node's thread.
 pub trait Transport: Send + Sync + fmt::Debug {
-    /// Begins to deliver to `inbox`.
+    /// Begins to deliver to `inbox`, and to speak for `local`.
     ///
     /// # Errors
     /// See [`TransportError`].
-    fn start(&self, inbox: Arc<dyn Inbox>) -> Result<(), TransportError>;
+    fn start(&self, local: Local, inbox: Arc<dyn Inbox>) -> Result<(), TransportError>;
 
     /// Sends, or drops.
     fn send(&self, message: Message);
 
+    /// `node` is at `address` from now on, as far as the caller knows. A transport that has no use for
+    /// addresses ignores it.
+    fn set_address(&self, node: NodeId, address: &str) {
+        let _ = (node, address);
+    }
+
     /// Ends delivery and releases every resource.
     fn stop(&self);
 }
+
+macro_rules! transport_behind {
+    ($pointer:ident) => {
+        /// A transport behind a pointer is a transport: a host may choose one when it runs.
+        impl<T: Transport + ?Sized> Transport for $pointer<T> {
+            fn start(&self, local: Local, inbox: Arc<dyn Inbox>) -> Result<(), TransportError> {
+                (**self).start(local, inbox)
+            }
+
+            fn send(&self, message: Message) {
+                (**self).send(message);
+            }
+
+            fn set_address(&self, node: NodeId, address: &str) {
+                (**self).set_address(node, address);
+            }
+
+            fn stop(&self) {
+                (**self).stop();
+            }
+        }
+    };
+}
+
+transport_behind!(Arc);
+transport_behind!(Box);
 
 /// The largest encoded message, in bytes. Entries and snapshot chunks are cut so that they fit.
 pub const MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use quorate::storage::{self, Log, LogOptions, Sled, SledOptions};
-use quorate::transport::{Inbox, Message, Network, Transport, TransportError};
+use quorate::transport::{Inbox, Local, Message, Network, Transport, TransportError};
 use quorate::{
     Clock, ClusterId, Event, Node, NodeBuilder, NodeId, Now, Pending, Role, Session, StartError,
     SystemClock, WatchEvent, Watcher,
@@ -90,8 +90,11 @@ pub struct Cluster {
     nodes: BTreeMap<u64, Node>,
     pub network: Network,
     stores: BTreeMap<u64, Store>,
+    /// The first voters; all others join.
+    founders: Vec<u64>,
+    kind: Kind,
     options: Options,
-    _directory: Option<tempfile::TempDir>,
+    directory: Option<tempfile::TempDir>,
 }
 
 impl Cluster {
@@ -107,35 +110,42 @@ impl Cluster {
         options: impl Fn(u64, NodeBuilder) -> NodeBuilder + Send + Sync + 'static,
     ) -> Cluster {
         let directory = (kind != Kind::Memory).then(|| tempfile::tempdir().unwrap());
-        let path = |id: u64| {
-            directory
-                .as_ref()
-                .unwrap()
-                .path()
-                .join(format!("node-{id}"))
-        };
-        let stores = (1..=nodes)
-            .map(|id| {
-                let store = match kind {
-                    Kind::Memory => Store::Memory(storage::Memory::new()),
-                    Kind::Log => Store::Log(path(id)),
-                    Kind::Sled => Store::Sled(path(id)),
-                };
-                (id, store)
-            })
-            .collect();
         let mut cluster = Cluster {
             nodes: BTreeMap::new(),
             network: Network::new(1),
-            stores,
+            stores: BTreeMap::new(),
+            founders: (1..=nodes).collect(),
+            kind,
             options: Box::new(options),
-            _directory: directory,
+            directory,
         };
         for id in 1..=nodes {
+            cluster.give_empty_disk(id);
             cluster.start(id);
         }
         cluster.leader();
         cluster
+    }
+
+    /// The node has an empty disk from now on, whatever it had before.
+    pub fn give_empty_disk(&mut self, id: u64) {
+        let path = || {
+            let directory = self.directory.as_ref().unwrap().path();
+            let number = std::fs::read_dir(directory).unwrap().count();
+            directory.join(format!("node-{id}-{number}"))
+        };
+        let store = match self.kind {
+            Kind::Memory => Store::Memory(storage::Memory::new()),
+            Kind::Log => Store::Log(path()),
+            Kind::Sled => Store::Sled(path()),
+        };
+        self.stores.insert(id, store);
+    }
+
+    /// Starts a node with an empty disk, which joins the cluster. It is no member yet.
+    pub fn join(&mut self, id: u64) {
+        self.give_empty_disk(id);
+        self.start(id);
     }
 
     /// Starts a node on what its storage holds.
@@ -144,8 +154,11 @@ impl Cluster {
     }
 
     pub fn try_start(&mut self, id: u64) -> Result<(), StartError> {
-        let builder = Node::builder(id)
-            .voters(self.stores.keys().copied())
+        let builder = match self.founders.contains(&id) {
+            true => Node::builder(id).voters(self.founders.iter().copied()),
+            false => Node::builder(id).join(self.founders.iter().copied()),
+        };
+        let builder = builder
             .session_timeouts(Duration::from_millis(200), Duration::from_secs(60))
             .transport(self.network.endpoint(node_id(id)));
         let builder = match &self.stores[&id] {
@@ -172,7 +185,9 @@ impl Cluster {
 
     /// The node that leads and that a majority of those running take for their leader.
     pub fn leader(&self) -> u64 {
-        self.leader_among(&self.running())
+        let members = self.running().into_iter();
+        let members = members.filter(|id| self.nodes[id].status().role != Role::Joining);
+        self.leader_among(&members.collect::<Vec<_>>())
     }
 
     /// The leader that these nodes agree on.
@@ -189,13 +204,19 @@ impl Cluster {
         leader
     }
 
+    /// Whether this node leads by its own word.
+    pub fn leader_is(&self, id: u64) -> bool {
+        self.nodes[&id].status().role == Role::Leader
+    }
+
     /// A running node that doesn't lead.
     pub fn follower(&self) -> u64 {
         let leader = self.leader();
         *self
             .nodes
-            .keys()
-            .find(|&&id| id != leader)
+            .iter()
+            .find(|(id, node)| **id != leader && node.status().role == Role::Follower)
+            .map(|(id, _)| id)
             .expect("a second node")
     }
 
@@ -308,11 +329,11 @@ impl Tap {
 }
 
 impl Transport for Tap {
-    fn start(&self, inbox: Arc<dyn Inbox>) -> Result<(), TransportError> {
+    fn start(&self, local: Local, inbox: Arc<dyn Inbox>) -> Result<(), TransportError> {
         *self.0.inbox.lock() = Some(inbox.clone());
         let endpoint = Arc::new(self.0.network.endpoint(node_id(self.0.id)));
         *self.0.inner.lock() = Some(endpoint.clone());
-        endpoint.start(inbox)
+        endpoint.start(local, inbox)
     }
 
     fn send(&self, message: Message) {

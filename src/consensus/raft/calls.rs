@@ -45,6 +45,7 @@ impl Consensus for RaftCore {
             !self.leads() && raft.election_elapsed + 1 >= raft.randomized_election_timeout();
         if !elects || self.may_campaign() {
             self.node.tick();
+            self.hurry_on();
         }
         let applied = self.node.raft.raft_log.applied;
         self.node.mut_store().follow_compaction(applied);
@@ -194,6 +195,14 @@ impl Consensus for RaftCore {
     fn unreachable(&mut self, to: NodeId) {
         if !self.has_failed() {
             self.node.report_unreachable(to.as_u64());
+        }
+    }
+
+    fn disconnected(&mut self, peer: NodeId) {
+        if !self.has_failed() {
+            self.unreachable(peer);
+            self.follow_disconnection(peer);
+            self.pin_election_timeout();
         }
     }
 

@@ -12,6 +12,7 @@ use raft::eraftpb::{Entry, EntryType, Message, MessageType, Snapshot};
 use super::{convert, membership};
 use crate::NodeId;
 use crate::consensus::StepError;
+use crate::proto;
 use crate::transport::MESSAGE_BYTES_MAX;
 
 /// No honest term or index comes near it, and adding 1 to one below it can't overflow.
@@ -42,6 +43,7 @@ fn parse(bytes: &[u8]) -> Result<Message, String> {
             bytes.len()
         ));
     }
+    proto::check_shape::<Message>(bytes).map_err(|error| error.to_string())?;
     Message::parse_from_bytes(bytes).map_err(|error| error.to_string())
 }
 

@@ -9,6 +9,7 @@ use raft::eraftpb::{ConfChangeSingle, ConfChangeType, ConfChangeV2};
 use super::convert;
 use crate::NodeId;
 use crate::consensus::{MembershipChange, ProposeError};
+use crate::proto;
 use crate::storage::Configuration;
 
 /// The most nodes that one proposal may name.
@@ -58,6 +59,8 @@ pub(super) fn plan(
 
 /// The change in the data of an entry of the log. Empty data leaves a joint configuration.
 pub(super) fn decode(data: &[u8]) -> Result<ConfChangeV2, String> {
+    proto::check_shape::<ConfChangeV2>(data)
+        .map_err(|error| format!("a change of membership: {error}"))?;
     let change = ConfChangeV2::parse_from_bytes(data)
         .map_err(|error| format!("a change of membership: {error}"))?;
     let known = change.unknown_fields.fields.is_none()

@@ -12,7 +12,11 @@ mod log_view;
 mod membership;
 mod options;
 mod outbox;
+#[cfg(any(test, feature = "testing"))]
+mod seeds;
+mod shape;
 mod step;
+mod succession;
 mod terms;
 
 use std::collections::VecDeque;
@@ -24,9 +28,12 @@ use raft::eraftpb::{Entry, EntryType, Message, MessageType};
 use raft::{RawNode, StateRole};
 
 pub use options::RaftOptions;
+#[cfg(any(test, feature = "testing"))]
+pub(crate) use seeds::message_seeds;
 
 use self::log_view::LogView;
 use self::outbox::{Changes, Outbox};
+use self::succession::Hurry;
 use super::{Consensus, ProposeError, Ready};
 use crate::NodeId;
 use crate::storage::{Configuration, EntryKind, HardState, LogEntry, Storage, StorageError};
@@ -62,6 +69,8 @@ pub struct RaftCore {
     applied: u64,
     /// The last entry given out as committed, or covered by a snapshot given out.
     handed_out: u64,
+    /// Whether the leader was seen to be gone, so that the next election starts early.
+    hurry: Option<Hurry>,
 }
 
 impl fmt::Debug for RaftCore {
@@ -109,6 +118,7 @@ impl RaftCore {
             installing: VecDeque::new(),
             applied: snapshot.index,
             handed_out: snapshot.index,
+            hurry: None,
         };
         core.pin_election_timeout();
         Ok(core)
@@ -117,9 +127,8 @@ impl RaftCore {
     /// raft-rs draws a new timeout from the thread's random numbers whenever it changes its state, and
     /// looks at it at the next tick: by then it is one that a seed decides.
     fn pin_election_timeout(&mut self) {
-        let ticks = self
-            .options
-            .election_timeout_ticks(self.id, self.node.raft.term);
+        self.calm_down();
+        let ticks = self.election_ticks();
         self.node.raft.set_randomized_election_timeout(ticks);
     }
 

@@ -3,9 +3,9 @@
 //! Ticks, not milliseconds: how long a tick is, the driver decides. The invariant: options that were
 //! validated are ones that raft-rs accepts.
 
+use super::shape::APPEND_BYTES_MAX;
 use crate::NodeId;
 use crate::storage::StorageError;
-use crate::transport::MESSAGE_BYTES_MAX;
 
 /// The settings of a [`RaftCore`](super::RaftCore).
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -18,7 +18,7 @@ pub struct RaftOptions {
     pub election_ticks: usize,
     /// Ticks between a leader's heartbeats; fewer than `election_ticks`.
     pub heartbeat_ticks: usize,
-    /// Bytes of entries in one message; a single larger entry still travels, alone.
+    /// Bytes of entries in one message, 1 MiB at most; a single larger entry still travels, alone.
     pub append_bytes_max: u64,
     /// Messages with entries under way to one follower.
     pub inflight_messages_max: usize,
@@ -62,9 +62,10 @@ impl RaftOptions {
         let refused = |reason: &str| StorageError::Refused {
             reason: format!("raft options: {reason}"),
         };
-        if self.append_bytes_max == 0 || self.append_bytes_max > MESSAGE_BYTES_MAX as u64 / 2 {
+        if self.append_bytes_max == 0 || self.append_bytes_max > APPEND_BYTES_MAX {
             return Err(refused(
-                "append_bytes_max must be between 1 and half of the largest message",
+                "append_bytes_max must be between 1 and 1 MiB, or a follower may refuse a message \
+                 for the number of its entries",
             ));
         }
         // raft-rs accepts equality, and then drops every proposal that follows a full message.

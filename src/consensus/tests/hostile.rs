@@ -178,7 +178,8 @@ fn unknown_fields_and_kinds_are_refused() {
 }
 
 #[test]
-fn entries_must_join_up() {
+fn scenario_06_a_entries_that_leave_a_hole_are_refused() {
+    // ZOOKEEPER-4925: a node that had rejoined had a hole in its log.
     assert_taken(&append(5, 2, vec![entry(6, 2), entry(7, 2)]));
     for broken in [
         // A term of 0 would match what isn't there, and leave a gap.

@@ -5,6 +5,7 @@ mod describe;
 mod hostile;
 mod memory_store;
 mod safety;
+mod scenarios;
 mod script;
 mod single;
 mod storage_edges;

@@ -170,6 +170,11 @@ impl Run {
             }
             92 => self.cluster.crash(id),
             93..=95 if !up => self.cluster.restart(id).unwrap(),
+            // True or not: it is a hint.
+            93..=95 => {
+                let peer = node_id(self.any_node());
+                self.cluster.with_core(id, |core| core.disconnected(peer));
+            }
             96 => self.cut_or_heal(),
             97 => self.barrier(),
             98 if up && self.fixed_members.is_some() => {

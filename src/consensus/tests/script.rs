@@ -13,7 +13,7 @@ use super::describe;
 use crate::consensus::{Consensus, MembershipChange, RaftOptions};
 
 /// Runs the script `name` and compares, or rewrites, its answers.
-fn run(name: &str) {
+pub(super) fn run(name: &str) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("src/consensus/testdata")
         .join(name);
@@ -194,6 +194,10 @@ fn call(cluster: &mut Cluster, words: &[&str]) -> String {
     let text = words[2..].join(" ");
     match words[0] {
         "propose" => outcome(cluster.with_core(id, |core| core.propose(text.into()))),
+        "disconnected" => {
+            cluster.with_core(id, |core| core.disconnected(node_id(number(words[2]))));
+            String::new()
+        }
         "campaign" => {
             cluster.with_core(id, |core| core.campaign());
             String::new()
@@ -317,20 +321,16 @@ macro_rules! scripts {
 }
 
 scripts! {
-    amnesia,
     barrier,
-    barrier_needs_commit,
     change_refused,
-    commit_needs_durable_quorum,
     conflict_truncation,
+    disconnected,
     election,
-    figure8,
     joint_change,
     joint_leave,
     last_voter_waits,
     learner,
     pipelined_durability,
-    prevote,
     remove_leader,
     restart,
     snapshot_catch_up,

@@ -397,7 +397,9 @@ fn a_snapshot_that_is_installed_counts_as_applied() {
 }
 
 #[test]
-fn what_replaces_entries_stays_in_memory_when_those_become_durable() {
+fn scenario_06_c_what_replaces_entries_is_not_durable_because_those_were() {
+    // ClickHouse #102629: the durable index wasn't set back when entries were replaced, so that what
+    // stood in their place counted as durable.
     let options = RaftOptions {
         cache_bytes_max: 0,
         ..RaftOptions::default()

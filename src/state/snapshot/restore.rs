@@ -14,6 +14,7 @@ use super::{FORMAT, outcome};
 use crate::acl::{Acl, AuthId, Permissions};
 use crate::ids::{NodeId, SessionId, Zxid};
 use crate::path::ZnodePath;
+use crate::proto::Rules;
 use crate::proto::snapshot as records;
 use crate::proto::snapshot::Record_oneof_kind as Kind;
 use crate::state::State;
@@ -78,6 +79,7 @@ impl Default for RestoreLimits {
 pub(crate) struct RestoredState {
     zxid: Zxid,
     time_ms: i64,
+    rules: Rules,
     sessions: Sessions,
     znodes: Znodes,
 }
@@ -88,9 +90,20 @@ impl RestoredState {
         &self.znodes.settings
     }
 
+    /// The newest rules that a write in it was applied by.
+    pub(crate) fn rules(&self) -> Rules {
+        self.rules
+    }
+
     /// A state machine of its own.
     pub(crate) fn into_state(self) -> State {
-        State::from_parts(self.zxid, self.time_ms, self.sessions, self.znodes)
+        State::from_parts(
+            self.zxid,
+            self.time_ms,
+            self.rules,
+            self.sessions,
+            self.znodes,
+        )
     }
 }
 
@@ -100,6 +113,7 @@ impl State {
     pub(crate) fn replace(&mut self, restored: RestoredState) {
         self.zxid = restored.zxid;
         self.time_ms = restored.time_ms;
+        self.rules = restored.rules;
         self.sessions = restored.sessions;
         self.znodes = restored.znodes;
         self.tree_number += 1;
@@ -126,6 +140,7 @@ pub(crate) struct Restore {
     zxid: Zxid,
     time_ms: i64,
     soft_quota_exceeded: u64,
+    rules: Rules,
     settings: Settings,
     sessions: SessionMap,
     /// The session whose results may follow.
@@ -157,6 +172,7 @@ impl Restore {
             zxid: Zxid(0),
             time_ms: 0,
             soft_quota_exceeded: 0,
+            rules: Rules::FIRST,
             settings: Settings::default(),
             sessions: SessionMap::new(),
             session: None,
@@ -180,6 +196,8 @@ impl Restore {
         while let Some((prefix, length)) = self.record_at(&buffer[at..])? {
             let end = at + prefix + length;
             let bytes = &buffer[at + prefix..end];
+            crate::proto::check_shape::<records::Record>(bytes)
+                .map_err(|error| RestoreError::malformed(error.to_string()))?;
             let record = records::Record::parse_from_bytes(bytes)
                 .map_err(|error| RestoreError::malformed(error.to_string()))?;
             // The checksum is about what comes before the footer, so the footer's own form is checked.
@@ -281,6 +299,7 @@ impl Restore {
         self.zxid = Zxid(header.zxid);
         self.time_ms = header.time_ms;
         self.soft_quota_exceeded = header.quota_soft_exceeded;
+        self.rules = Rules::from_number(header.rules);
         self.stage = Stage::Sessions;
         Ok(())
     }
@@ -494,6 +513,7 @@ impl Restore {
         Ok(RestoredState {
             zxid: self.zxid,
             time_ms: self.time_ms,
+            rules: self.rules,
             sessions,
             znodes,
         })

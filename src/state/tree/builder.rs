@@ -20,12 +20,15 @@ pub(crate) struct TreeBuilder {
     flaw: Option<BuildError>,
     /// The latest write that made any of the znodes.
     latest: Zxid,
+    /// The bytes of their paths and data.
+    bytes: u64,
 }
 
 /// A whole tree, not yet anybody's: for [`super::Tree::replace`].
 pub(crate) struct TreeContent {
     pub(super) table: Table,
     pub(super) len: usize,
+    pub(super) bytes: u64,
     pub(super) zxid: Zxid,
 }
 
@@ -50,6 +53,7 @@ impl TreeBuilder {
             paths: Vec::new(),
             flaw: None,
             latest: Zxid(0),
+            bytes: 0,
         }
     }
 
@@ -58,6 +62,7 @@ impl TreeBuilder {
         znode.children = ChildNames::default();
         let path = znode.path.clone();
         self.latest = self.latest.max(znode.changed);
+        self.bytes += znode.bytes();
         if self.table.insert(znode).is_some() {
             self.flaw
                 .get_or_insert(BuildError::Duplicate { path: path.clone() });
@@ -98,6 +103,7 @@ impl TreeBuilder {
         }
         Ok(TreeContent {
             len: self.paths.len(),
+            bytes: self.bytes,
             table: self.table,
             zxid,
         })

@@ -67,6 +67,8 @@ pub(crate) struct Tree {
     undo: UndoLog,
     /// How many znodes there are, the unpublished ones included.
     len: usize,
+    /// The bytes of their paths and data.
+    bytes: u64,
     /// The zxid of the last publish.
     published: Zxid,
     /// The zxid of the last change, published or not.
@@ -97,7 +99,12 @@ impl Tree {
 
     /// The tree that a builder made, published.
     pub(crate) fn from_content(content: TreeContent) -> Tree {
-        let TreeContent { table, len, zxid } = content;
+        let TreeContent {
+            table,
+            len,
+            bytes,
+            zxid,
+        } = content;
         let table = Arc::new(table);
         let view = View::folded(0, zxid, len, table.clone());
         Tree {
@@ -105,6 +112,7 @@ impl Tree {
             dirty: Overlay::default(),
             undo: UndoLog::default(),
             len,
+            bytes,
             published: zxid,
             changed: zxid,
             sealed: false,
@@ -116,6 +124,11 @@ impl Tree {
     /// The number of znodes, the root and the unpublished ones included.
     pub(crate) fn len(&self) -> usize {
         self.len
+    }
+
+    /// The bytes of their paths and data.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes
     }
 
     /// The zxid of the last publish.
@@ -168,6 +181,7 @@ impl Tree {
         });
         let hash = path_hash(path.as_str());
         let saved_by = self.undo.save(&mut self.dirty, hash, path.as_str());
+        self.bytes += znode.bytes();
         let state = State::Present(Arc::new(znode));
         self.dirty.set(hash, saved_by, state);
         self.len += 1;
@@ -193,8 +207,10 @@ impl Tree {
                 .cloned(hash, path)
                 .unwrap_or_else(|| panic!("update of {path}, which isn't there"))
         });
+        let before = znode.bytes();
         change(znode);
         znode.changed = zxid;
+        self.bytes = self.bytes - before + znode.bytes();
         znode
     }
 
@@ -219,17 +235,18 @@ impl Tree {
         let state = State::Gone(znode.path.clone());
         self.dirty.set(hash, saved_by, state);
         self.len -= 1;
+        self.bytes -= znode.bytes();
         znode
     }
 
     /// Marks the state as it is, to come back to by [`Tree::rollback`]. Savepoints nest.
     pub(crate) fn savepoint(&mut self) -> Savepoint {
-        self.undo.open(self.len)
+        self.undo.open(self.len, self.bytes)
     }
 
     /// Takes back every change since the savepoint.
     pub(crate) fn rollback(&mut self, savepoint: Savepoint) {
-        self.len = self.undo.rollback(savepoint, &mut self.dirty);
+        (self.len, self.bytes) = self.undo.rollback(savepoint, &mut self.dirty);
     }
 
     /// Keeps the changes since the savepoint.
@@ -279,9 +296,15 @@ impl Tree {
     /// If there are unpublished changes.
     pub(crate) fn replace(&mut self, content: TreeContent) -> Arc<View> {
         assert!(self.dirty.is_empty(), "replaced with unpublished changes");
-        let TreeContent { table, len, zxid } = content;
+        let TreeContent {
+            table,
+            len,
+            bytes,
+            zxid,
+        } = content;
         self.table = Arc::new(table);
         self.len = len;
+        self.bytes = bytes;
         self.published = zxid;
         self.changed = zxid;
         self.sealed = true;
@@ -317,9 +340,10 @@ impl Tree {
     /// # Errors
     /// Says what is wrong.
     pub(crate) fn check(&self) -> Result<(), String> {
-        let mut found = 0;
+        let (mut found, mut bytes) = (0, 0);
         for znode in self.walk("/") {
             found += 1;
+            bytes += znode.bytes();
             for child in znode.children().paths() {
                 if !self.contains(child.as_str()) {
                     return Err(format!("{child} is a child but no znode"));
@@ -334,6 +358,9 @@ impl Tree {
                 "{} znodes, of which {found} are reachable",
                 self.len
             ));
+        }
+        if bytes != self.bytes {
+            return Err(format!("{} bytes, of which {bytes} are found", self.bytes));
         }
         if self.dirty.is_empty() && self.table.len() != self.len {
             return Err(format!(

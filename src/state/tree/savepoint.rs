@@ -15,6 +15,8 @@ pub(crate) struct Savepoint {
     log_len: usize,
     /// The number of znodes at its time.
     tree_len: usize,
+    /// The bytes of their paths and data at its time.
+    tree_bytes: u64,
 }
 
 #[derive(Default)]
@@ -39,13 +41,14 @@ impl UndoLog {
         self.open.is_empty()
     }
 
-    pub(super) fn open(&mut self, tree_len: usize) -> Savepoint {
+    pub(super) fn open(&mut self, tree_len: usize, tree_bytes: u64) -> Savepoint {
         self.last_id += 1;
         self.open.push(self.last_id);
         Savepoint {
             id: self.last_id,
             log_len: self.log.len(),
             tree_len,
+            tree_bytes,
         }
     }
 
@@ -71,8 +74,8 @@ impl UndoLog {
         id
     }
 
-    /// Restores the overlay; gives back the number of znodes.
-    pub(super) fn rollback(&mut self, savepoint: Savepoint, overlay: &mut Overlay) -> usize {
+    /// Restores the overlay; gives back the number of znodes, and the bytes of their paths and data.
+    pub(super) fn rollback(&mut self, savepoint: Savepoint, overlay: &mut Overlay) -> (usize, u64) {
         self.close(&savepoint);
         for before in self.log.drain(savepoint.log_len..).rev() {
             match before.state {
@@ -81,7 +84,7 @@ impl UndoLog {
                 Some(state) => overlay.set(before.hash, 0, state),
             }
         }
-        savepoint.tree_len
+        (savepoint.tree_len, savepoint.tree_bytes)
     }
 
     pub(super) fn release(&mut self, savepoint: Savepoint) {

@@ -84,6 +84,11 @@ impl Znode {
         &self.children
     }
 
+    /// The bytes of its path and data.
+    pub(super) fn bytes(&self) -> u64 {
+        (self.path.as_str().len() + self.data.len()) as u64
+    }
+
     /// Its stat as a client sees it: containers and TTL znodes have no owner, and the version of the
     /// children counts their deletions as well (ZooKeeper's `DataNode.copyStat`).
     pub(crate) fn stat(&self) -> Stat {

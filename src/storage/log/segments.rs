@@ -5,7 +5,8 @@
 //! begins where the one before ended; one record at most is under way, so only the last record can
 //! be torn.
 //!
-//! Names in the directory: `segment-N`, and `spare-N` for files that wait for their next life.
+//! Names in the directory: `segment-N`, `spare-N` for files that wait for their next life, each under the
+//! number that it had, and `new-N` for a file that is being made.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -74,8 +75,14 @@ impl Segments {
             .map_err(|error| io_error("list", &self.dir, &error))
     }
 
-    /// Keeps the spares that can be used, and removes the others.
+    /// Keeps the spares that can be used, and removes the others, and what a crash has left half made.
     fn collect_spares(&self) -> Result<(), StorageError> {
+        for name in self.names()?.iter().filter(|name| name.starts_with("new-")) {
+            let path = self.dir.join(name);
+            self.files
+                .remove(&path)
+                .map_err(|error| io_error("remove", &path, &error))?;
+        }
         for name in self
             .names()?
             .into_iter()
@@ -141,7 +148,9 @@ impl Segments {
         };
         let (temporary, is_new) = match spare {
             Some(path) => (path, false),
-            None => (self.dir.join(format!("spare-{:016x}", header.number)), true),
+            // Not a spare's name: after a crash it would be one, and the segment that got the number
+            // in its place would be a second one of that name when it retires.
+            None => (self.dir.join(format!("new-{:016x}", header.number)), true),
         };
         let file = if is_new {
             self.files.create(&temporary)

@@ -23,7 +23,7 @@ use crate::ids::NodeId;
 use crate::node::workers::{self, Done, SnapshotJob, Snapshotter, WriteJob};
 use crate::node::{Assembly, Node, NodeBuilder, NodeShared};
 use crate::storage::Memory;
-use crate::transport::{Inbox, Message, Transport, TransportError};
+use crate::transport::{Inbox, Local, Message, Transport, TransportError};
 
 /// What can go wrong, and how often.
 #[derive(Clone, Debug)]
@@ -96,7 +96,7 @@ impl std::fmt::Debug for Endpoint {
 }
 
 impl Transport for Endpoint {
-    fn start(&self, inbox: Arc<dyn Inbox>) -> Result<(), TransportError> {
+    fn start(&self, _: Local, inbox: Arc<dyn Inbox>) -> Result<(), TransportError> {
         self.wire.lock().inboxes.insert(self.id, inbox);
         Ok(())
     }

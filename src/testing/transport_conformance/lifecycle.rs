@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use super::witness::{Bench, Witness, message, node};
+use super::witness::{Bench, Witness, local, message, node};
 use super::{case_table, ensure};
 use crate::transport::TransportError;
 
@@ -73,7 +73,7 @@ fn the_inbox_is_dropped_by_stop(bench: &Bench) -> Result<(), String> {
 
 fn a_second_start_is_an_error(bench: &Bench) -> Result<(), String> {
     let one = bench.start(1)?;
-    let again = one.transport.start(Arc::new(Witness::default()));
+    let again = one.transport.start(local(1), Arc::new(Witness::default()));
     ensure!(
         matches!(again, Err(TransportError::AlreadyStarted { node: id }) if id == node(1)),
         "it gave {again:?}"
@@ -86,7 +86,7 @@ fn a_second_start_is_an_error(bench: &Bench) -> Result<(), String> {
 fn a_start_after_stop_is_an_error(bench: &Bench) -> Result<(), String> {
     let one = bench.start(1)?;
     one.stop(bench)?;
-    let again = one.transport.start(Arc::new(Witness::default()));
+    let again = one.transport.start(local(1), Arc::new(Witness::default()));
     ensure!(
         matches!(again, Err(TransportError::AlreadyStarted { node: id }) if id == node(1)),
         "it gave {again:?}"

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 
 use super::{Limits, NetworkUnderTest};
-use crate::transport::{Inbox, Message, Transport};
+use crate::transport::{Inbox, Local, Message, Transport};
 use crate::{ClusterId, NodeId};
 
 /// The cluster of every message.
@@ -21,6 +21,13 @@ const PAUSE: Duration = Duration::from_millis(1);
 
 pub(super) fn node(id: u64) -> NodeId {
     NodeId::new(id).unwrap_or_else(|| unreachable!("the cases number their nodes from 1"))
+}
+
+pub(super) fn local(id: u64) -> Local {
+    Local {
+        cluster: CLUSTER,
+        node: node(id),
+    }
 }
 
 pub(super) fn message(from: u64, to: u64, payload: impl Into<Bytes>) -> Message {
@@ -50,7 +57,7 @@ impl Bench {
         let inbox = Arc::clone(&witness) as Arc<dyn Inbox>;
         let started = self.in_time("start", {
             let transport = Arc::clone(&transport);
-            move || transport.start(inbox)
+            move || transport.start(local(id), inbox)
         })?;
         started.map_err(|error| format!("node {id} can't start: {error}"))?;
         Ok(Started { transport, witness })

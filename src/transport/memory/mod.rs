@@ -18,14 +18,14 @@ pub use self::faults::Faults;
 
 use self::delay::Delayer;
 use self::faults::{Fate, FaultState};
-use super::{Inbox, MESSAGE_BYTES_MAX, Message, Transport, TransportError};
+use super::{Inbox, Local, MESSAGE_BYTES_MAX, Message, Transport, TransportError};
 use crate::NodeId;
 
 /// The network. Clones are handles to the same one.
 ///
 /// ```
 /// use std::sync::{Arc, mpsc};
-/// use quorate::transport::{Message, Network, Transport};
+/// use quorate::transport::{Local, Message, Network, Transport};
 /// use quorate::{ClusterId, NodeId};
 ///
 /// let (one, two) = (NodeId::new(1).unwrap(), NodeId::new(2).unwrap());
@@ -34,8 +34,9 @@ use crate::NodeId;
 /// let (sender, receiver) = (network.endpoint(one), network.endpoint(two));
 /// let (inbox, messages) = mpsc::sync_channel(16);
 ///
-/// receiver.start(Arc::new(inbox))?;
-/// sender.start(Arc::new(mpsc::sync_channel(16).0))?;
+/// let local = |node| Local { cluster: ClusterId(7), node };
+/// receiver.start(local(two), Arc::new(inbox))?;
+/// sender.start(local(one), Arc::new(mpsc::sync_channel(16).0))?;
 /// sender.send(Message::new(ClusterId(7), one, two, "hello"));
 /// assert_eq!(&messages.recv()?.payload()[..], b"hello");
 ///
@@ -220,7 +221,7 @@ impl Memory {
 }
 
 impl Transport for Memory {
-    fn start(&self, inbox: Arc<dyn Inbox>) -> Result<(), TransportError> {
+    fn start(&self, _: Local, inbox: Arc<dyn Inbox>) -> Result<(), TransportError> {
         let already_started = Err(TransportError::AlreadyStarted { node: self.id });
         if self.started.swap(true, Ordering::AcqRel) {
             return already_started;

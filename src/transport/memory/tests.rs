@@ -16,12 +16,19 @@ fn node(id: u64) -> NodeId {
     NodeId::new(id).unwrap()
 }
 
+fn local(id: u64) -> Local {
+    Local {
+        cluster: ClusterId(1),
+        node: node(id),
+    }
+}
+
 /// Endpoints 1 to `count`, started, each with what it receives.
 fn started(network: &Network, count: u64) -> Vec<(Memory, Receiver<Message>)> {
     let start = |id| {
         let endpoint = network.endpoint(node(id));
         let (inbox, messages) = sync_channel(100_000);
-        endpoint.start(Arc::new(inbox)).unwrap();
+        endpoint.start(local(id), Arc::new(inbox)).unwrap();
         (endpoint, messages)
     };
     (1..=count).map(start).collect()
@@ -226,8 +233,8 @@ fn one_node_has_one_endpoint_at_a_time() {
     let first = network.endpoint(node(1));
     let second = network.endpoint(node(1));
     let (inbox, messages) = sync_channel(1);
-    first.start(Arc::new(inbox)).unwrap();
-    let refused = second.start(Arc::new(sync_channel(1).0));
+    first.start(local(1), Arc::new(inbox)).unwrap();
+    let refused = second.start(local(1), Arc::new(sync_channel(1).0));
     assert!(matches!(
         refused,
         Err(TransportError::AlreadyStarted { .. })
@@ -239,7 +246,7 @@ fn one_node_has_one_endpoint_at_a_time() {
     drop(first);
     network
         .endpoint(node(1))
-        .start(Arc::new(sync_channel(1).0))
+        .start(local(1), Arc::new(sync_channel(1).0))
         .unwrap();
 }
 
@@ -266,7 +273,9 @@ fn an_inbox_may_send_while_it_takes_a_message() {
     let endpoints = started(&network, 1);
     let echo = Arc::new(Echo(Mutex::new(None)));
     let endpoint = network.endpoint(node(2));
-    endpoint.start(Arc::clone(&echo) as Arc<dyn Inbox>).unwrap();
+    endpoint
+        .start(local(1), Arc::clone(&echo) as Arc<dyn Inbox>)
+        .unwrap();
     *echo.0.lock() = Some(endpoint);
     endpoints[0].0.send(numbered(1, 2, 9));
     assert_eq!(received(&endpoints[0].1), [9]);
