@@ -1,0 +1,538 @@
+//! Who takes part: nodes join, get a vote, lose it, and leave, while the cluster works.
+
+mod support;
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use quorate::{
+    CreateMode, Error, JoinError, Members, Node, NodeEvent, Role, SessionState, StartError, Version,
+};
+use support::{Cluster, Kind, PATIENCE, Within, eventually, node_id};
+
+fn ids(nodes: &[quorate::NodeId]) -> Vec<u64> {
+    nodes.iter().map(|node| node.as_u64()).collect()
+}
+
+fn voters(members: &Members) -> Vec<u64> {
+    assert_eq!(members.voters_outgoing, [], "{members:?}");
+    ids(&members.voters)
+}
+
+/// Asks again while the answer is that something is under way or not yet so: a typed, retryable one.
+fn insist(mut ask: impl FnMut() -> quorate::Result<Members>) -> quorate::Result<Members> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match ask() {
+            Err(error) if error.is_retryable() && !error.outcome_unknown() => {
+                assert!(Instant::now() < deadline, "still: {error}");
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            other => return other,
+        }
+    }
+}
+
+/// Joins a node and gives it a vote, all asked for at node `at`.
+fn add_voter(cluster: &mut Cluster, at: u64, id: u64) -> Members {
+    cluster.join(id);
+    let node = cluster.node(at);
+    insist(|| node.add_learner(node_id(id)).within()).unwrap();
+    insist(|| node.promote(node_id(id)).within()).unwrap()
+}
+
+fn is_removed(node: &Node) {
+    let status = node
+        .wait_for(PATIENCE, |status| status.stopped.is_some())
+        .unwrap();
+    assert_eq!(status.role, Role::Removed);
+}
+
+#[test]
+fn a_cluster_grows_from_one_to_five_and_back_and_every_write_happens_once() {
+    let mut cluster = Cluster::new(1);
+    let session = cluster.session(1);
+    session
+        .create("/q", "", CreateMode::Persistent)
+        .within()
+        .unwrap();
+    let (done, created) = (AtomicBool::new(false), parking_lot::Mutex::new(Vec::new()));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::SeqCst) {
+                let calls: Vec<_> = (0..8)
+                    .map(|_| session.create("/q/n-", "", CreateMode::PersistentSequential))
+                    .collect();
+                for call in calls {
+                    created.lock().push(call.within().unwrap().path);
+                }
+            }
+        });
+        for id in 2..=5 {
+            let members = add_voter(&mut cluster, 1, id);
+            assert_eq!(voters(&members), (1..=id).collect::<Vec<_>>());
+        }
+        for id in (2..=5).rev() {
+            // Whoever leads hands over first.
+            let members = insist(|| cluster.node(1).remove(node_id(id)).within()).unwrap();
+            assert_eq!(voters(&members), (1..id).collect::<Vec<_>>());
+            is_removed(cluster.node(id));
+            cluster.stop(id);
+        }
+        done.store(true, Ordering::SeqCst);
+    });
+    let created = created.into_inner();
+    let (children, _) = session.linearizable().children("/q").within().unwrap();
+    assert_eq!(children.len(), created.len());
+    let mut sorted = created.clone();
+    sorted.sort();
+    assert_eq!(sorted, created, "a session's writes happen in order");
+    assert!(created.len() > 8);
+}
+
+#[test]
+fn a_joined_node_starts_again_by_the_same_code() {
+    let mut cluster = Cluster::with(1, Kind::Log, |_, builder| builder);
+    let session = cluster.session(1);
+    session
+        .create("/a", "1", CreateMode::Persistent)
+        .within()
+        .unwrap();
+    cluster.join(2);
+    assert_eq!(cluster.node(2).cluster(), cluster.node(1).cluster());
+    assert_eq!(cluster.node(2).status().role, Role::Joining);
+    // Half-way: the storage is bound, nobody has added it.
+    cluster.stop(2);
+    cluster.start(2);
+    assert_eq!(cluster.node(2).status().role, Role::Joining);
+    cluster.node(1).add_learner(node_id(2)).within().unwrap();
+    cluster.stop(2);
+    cluster.start(2);
+    let caught_up = |role| {
+        let zxid = cluster.node(1).status().zxid;
+        cluster
+            .node(2)
+            .wait_for(PATIENCE, |status| {
+                status.role == role && status.zxid >= zxid
+            })
+            .unwrap()
+    };
+    let status = caught_up(Role::Learner);
+    assert_eq!(ids(&status.learners), [2]);
+    insist(|| cluster.node(1).promote(node_id(2)).within()).unwrap();
+    let leader = cluster.leader();
+    caught_up(if leader == 2 {
+        Role::Leader
+    } else {
+        Role::Follower
+    });
+    cluster.stop(2);
+    cluster.start(2);
+    cluster.leader();
+    cluster.level();
+    let (data, _) = cluster.session(2).get("/a").within().unwrap();
+    assert_eq!(&data[..], b"1");
+}
+
+#[test]
+fn a_node_of_another_clusters_name_is_refused() {
+    let mut cluster = Cluster::with(1, Kind::Memory, |id, builder| match id {
+        1 => builder.cluster("ours"),
+        _ => builder.cluster("theirs"),
+    });
+    cluster.give_empty_disk(2);
+    let error = cluster.try_start(2).unwrap_err();
+    assert!(
+        matches!(&error, StartError::Join(JoinError::OtherName { name }) if name == "theirs"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_join_that_nobody_answers_ends_and_leaves_no_trace() {
+    let mut cluster = Cluster::with(1, Kind::Log, |_, builder| {
+        builder.join_patience(Duration::from_millis(300))
+    });
+    cluster.network.isolate(node_id(2));
+    cluster.give_empty_disk(2);
+    let error = cluster.try_start(2).unwrap_err();
+    assert!(
+        matches!(&error, StartError::Join(JoinError::NoAnswer { peers, .. }) if *peers == [node_id(1)]),
+        "{error}"
+    );
+    cluster.network.heal();
+    cluster.start(2);
+    assert_eq!(cluster.node(2).status().role, Role::Joining);
+}
+
+#[test]
+fn a_voter_that_lost_its_disk_is_refused_until_it_is_removed() {
+    // It may have voted, or acknowledged what nobody else has: back under its id it would be a second
+    // node of that name.
+    let mut cluster = Cluster::new(1);
+    add_voter(&mut cluster, 1, 2);
+    add_voter(&mut cluster, 1, 3);
+    cluster.stop(3);
+    cluster.give_empty_disk(3);
+    let error = cluster.try_start(3).unwrap_err();
+    assert!(
+        matches!(&error, StartError::Join(JoinError::Member { node }) if *node == node_id(3)),
+        "{error}"
+    );
+    insist(|| cluster.node(2).remove(node_id(3)).within()).unwrap();
+    let members = add_voter(&mut cluster, 2, 3);
+    assert_eq!(voters(&members), [1, 2, 3]);
+}
+
+#[test]
+fn a_second_change_meanwhile_is_refused_and_can_be_tried_again() {
+    let cluster = Cluster::new(3);
+    // A learner needn't run to be added.
+    let (four, five) = (node_id(4), node_id(5));
+    let node = cluster.node(cluster.leader());
+    eventually("two are asked for at once, and one is refused", || {
+        let (first, second) = (node.add_learner(four), node.add_learner(five));
+        let answers = [first.within(), second.within()];
+        let refused = answers.contains(&Err(Error::ReconfigInProgress));
+        for (answer, id) in answers.into_iter().zip([four, five]) {
+            match answer {
+                Err(Error::ReconfigInProgress) => {
+                    insist(|| node.add_learner(id).within()).unwrap();
+                }
+                other => drop(other.unwrap()),
+            }
+        }
+        let removed = |id| insist(|| node.remove(id).within()).unwrap().learners;
+        assert_eq!(removed(four), [five]);
+        assert_eq!(removed(five), []);
+        refused
+    });
+}
+
+#[test]
+fn what_makes_no_sense_is_refused_by_name() {
+    let mut cluster = Cluster::new(1);
+    let node = cluster.node(1);
+    let (one, two) = (node_id(1), node_id(2));
+    let refused = |call: quorate::Pending<Members>| call.within().unwrap_err();
+    assert_eq!(refused(node.remove(one)), Error::LastVoter { node: one });
+    assert_eq!(refused(node.leave()), Error::LastVoter { node: one });
+    assert_eq!(refused(node.remove(two)), Error::NotAMember { node: two });
+    assert_eq!(refused(node.promote(two)), Error::NotAMember { node: two });
+    assert_eq!(
+        refused(node.transfer_leadership(two)),
+        Error::NotAMember { node: two }
+    );
+    assert_eq!(
+        refused(node.replace(one, two)),
+        Error::NotAMember { node: two }
+    );
+    assert!(matches!(
+        refused(node.add_learner(one)),
+        Error::BadArguments { .. }
+    ));
+    assert!(matches!(
+        refused(node.promote(one)),
+        Error::BadArguments { .. }
+    ));
+    cluster.join(2);
+    let node = cluster.node(1);
+    node.add_learner(two).within().unwrap();
+    assert_eq!(refused(node.remove(one)), Error::LastVoter { node: one });
+    let transfer = refused(node.transfer_leadership(two));
+    assert!(
+        matches!(transfer, Error::BadArguments { .. }),
+        "{transfer:?}"
+    );
+}
+
+#[test]
+fn a_learner_that_is_behind_gets_no_vote_and_says_how_far() {
+    let mut cluster = Cluster::with(3, Kind::Memory, |_, builder| builder.promotion_lag_max(50));
+    let session = cluster.session(1);
+    session
+        .create("/a", "", CreateMode::Persistent)
+        .within()
+        .unwrap();
+    cluster.join(4);
+    let four = node_id(4);
+    insist(|| cluster.node(1).add_learner(four).within()).unwrap();
+    let leader = cluster.node(cluster.leader());
+    let has_all = |status: &quorate::NodeStatus| {
+        let found = status.members.iter().find(|member| member.id == four);
+        found.is_some_and(|member| member.lag == Some(0) && !member.is_voter)
+    };
+    leader.wait_for(PATIENCE, has_all).unwrap();
+    cluster.network.isolate(four);
+    for _ in 0..60 {
+        session.set("/a", "", Version::ANY).within().unwrap();
+    }
+    let refused = cluster.node(1).promote(four).within().unwrap_err();
+    let Error::LearnerBehind {
+        node,
+        entries,
+        limit,
+    } = refused
+    else {
+        panic!("{refused:?}");
+    };
+    assert_eq!((node, limit), (four, 50));
+    assert!((51..=200).contains(&entries), "{entries}");
+    assert!(refused.is_retryable() && !refused.outcome_unknown());
+    cluster.network.heal();
+    let members = insist(|| cluster.node(1).promote(four).within()).unwrap();
+    assert_eq!(voters(&members), [1, 2, 3, 4]);
+}
+
+#[test]
+fn a_silent_learner_gets_no_vote_though_it_has_everything() {
+    let mut cluster = Cluster::new(1);
+    let two = node_id(2);
+    cluster.join(2);
+    let node = cluster.node(1);
+    node.add_learner(two).within().unwrap();
+    eventually("it has everything", || {
+        let status = node.status();
+        status
+            .members
+            .iter()
+            .any(|member| member.id == two && member.lag == Some(0))
+    });
+    cluster.stop(2);
+    let node = cluster.node(1);
+    let missed = |status: &quorate::NodeStatus| {
+        let found = status.members.iter().find(|member| member.id == two);
+        found.is_some_and(|member| member.is_silent == Some(true))
+    };
+    node.wait_for(PATIENCE, missed).unwrap();
+    let refused = node.promote(two).within().unwrap_err();
+    assert_eq!(refused, Error::MemberSilent { node: two });
+    assert!(refused.is_retryable());
+}
+
+#[test]
+fn a_leader_that_is_removed_hands_over_first_and_stops_as_removed() {
+    let mut cluster = Cluster::new(3);
+    let leader = cluster.leader();
+    let watching = cluster.session(cluster.follower());
+    let session = cluster.session(leader);
+    let mut events = cluster.node(leader).events();
+    let left = cluster.node(leader).leave().within().unwrap();
+    assert!(!left.voters.contains(&node_id(leader)), "{left:?}");
+    is_removed(cluster.node(leader));
+    assert_eq!(session.state(), SessionState::Lost);
+    assert_eq!(session.get("/").within().unwrap_err(), Error::Removed);
+    assert_eq!(
+        cluster.node(leader).session().open().within().unwrap_err(),
+        Error::Removed
+    );
+    let heard: Vec<_> = events.by_ref().collect();
+    assert_eq!(heard.last(), Some(&NodeEvent::Removed), "{heard:?}");
+    assert!(
+        heard.iter().any(|event| matches!(event,
+            NodeEvent::LeaderChanged { leader: Some(now), .. } if *now != node_id(leader))),
+        "{heard:?}"
+    );
+    cluster.stop(leader);
+    cluster.leader();
+    watching
+        .create("/on", "", CreateMode::Persistent)
+        .within()
+        .unwrap();
+    // Its disk remembers: it stops again.
+    cluster.start(leader);
+    is_removed(cluster.node(leader));
+}
+
+#[test]
+fn a_node_that_was_away_when_it_was_removed_learns_of_it() {
+    let cluster = Cluster::new(3);
+    let (away, here) = (cluster.follower(), cluster.leader());
+    cluster.network.isolate(node_id(away));
+    insist(|| cluster.node(here).remove(node_id(away)).within()).unwrap();
+    assert_eq!(cluster.node(away).status().stopped, None);
+    cluster.network.heal();
+    is_removed(cluster.node(away));
+}
+
+#[test]
+fn a_voter_is_replaced_in_one_step() {
+    let mut cluster = Cluster::new(3);
+    let old = cluster.leader();
+    cluster.join(4);
+    let asked = cluster.node(cluster.follower());
+    let mut events = asked.events();
+    insist(|| asked.add_learner(node_id(4)).within()).unwrap();
+    let members = insist(|| asked.replace(node_id(old), node_id(4)).within()).unwrap();
+    let mut expected = vec![1, 2, 3, 4];
+    expected.retain(|&id| id != old);
+    assert_eq!(voters(&members), expected);
+    is_removed(cluster.node(old));
+    // On the way both majorities were needed: there was no moment with two or four voters.
+    let mut joint = false;
+    loop {
+        match events.next_timeout(PATIENCE).unwrap().unwrap() {
+            NodeEvent::MembershipChanged { members } => {
+                assert_eq!(members.voters.len(), 3);
+                joint |= !members.voters_outgoing.is_empty();
+                if ids(&members.voters) == expected && members.voters_outgoing.is_empty() {
+                    break;
+                }
+            }
+            _ => continue,
+        }
+    }
+    assert!(joint);
+}
+
+#[test]
+fn leadership_goes_to_whom_it_is_handed_wherever_that_is_asked_for() {
+    let cluster = Cluster::new(3);
+    for _ in 0..5 {
+        let (leader, other) = (cluster.leader(), cluster.follower());
+        let third = (1..=3).find(|&id| id != leader && id != other).unwrap();
+        insist(|| {
+            cluster
+                .node(third)
+                .transfer_leadership(node_id(other))
+                .within()
+        })
+        .unwrap();
+        // It hears so from the new leader, which may come after the answer.
+        eventually("the new leader to be known", || {
+            cluster.node(third).status().leader == Some(node_id(other))
+        });
+    }
+}
+
+#[test]
+fn a_transfer_to_a_node_that_is_gone_fails_by_name_and_the_leader_goes_on() {
+    let mut cluster = Cluster::new(3);
+    let (leader, gone) = (cluster.leader(), cluster.follower());
+    cluster.stop(gone);
+    let refused = cluster
+        .node(leader)
+        .transfer_leadership(node_id(gone))
+        .within()
+        .unwrap_err();
+    assert!(
+        refused == Error::TransferFailed { to: node_id(gone) }
+            || refused
+                == Error::MemberSilent {
+                    node: node_id(gone)
+                },
+        "{refused:?}"
+    );
+    let session = cluster.session(leader);
+    session
+        .create("/on", "", CreateMode::Persistent)
+        .within()
+        .unwrap();
+}
+
+#[test]
+fn a_change_goes_on_though_its_leader_falls_in_the_middle() {
+    for round in 0..4 {
+        let mut cluster = Cluster::with(5, Kind::Log, |_, builder| builder);
+        cluster.join(6);
+        let asked = cluster.follower();
+        insist(|| cluster.node(asked).add_learner(node_id(6)).within()).unwrap();
+        let leader = cluster.leader();
+        let old = (1..=5).find(|&id| id != leader && id != asked).unwrap();
+        let mut change = loop {
+            // Once it is accepted the leader falls, at another moment in each round.
+            let mut call = cluster.node(asked).replace(node_id(old), node_id(6));
+            match call.wait_timeout(Duration::from_micros(300 * round)) {
+                Err(Error::Timeout) => break Some(call),
+                Ok(_) => break None,
+                Err(error) => assert!(error.is_retryable(), "{error:?}"),
+            }
+        };
+        if cluster.leader_is(leader) {
+            cluster.stop(leader);
+        }
+        if let Some(call) = change.take() {
+            let members = match call.within() {
+                Ok(members) => members,
+                Err(error) if error.is_retryable() => insist(|| {
+                    cluster
+                        .node(asked)
+                        .replace(node_id(old), node_id(6))
+                        .within()
+                })
+                .unwrap(),
+                Err(error) => panic!("{error:?}"),
+            };
+            assert!(voters(&members).contains(&6), "{members:?}");
+            assert!(!voters(&members).contains(&old), "{members:?}");
+        }
+        is_removed(cluster.node(old));
+        let session = cluster.session(asked);
+        session
+            .create("/on", "", CreateMode::Persistent)
+            .within()
+            .unwrap();
+    }
+}
+
+#[test]
+fn a_node_that_was_told_of_one_other_learns_who_all_the_voters_are() {
+    // It must not take the nodes that it was told of for the configuration that the log begins with: a
+    // majority of those could be disjoint from a real one (openraft #1808). The whole log is still there,
+    // and yet it gets a snapshot, which carries the configuration.
+    let mut cluster = Cluster::with(3, Kind::Memory, |id, builder| match id {
+        4 => builder.join([2]),
+        _ => builder,
+    });
+    cluster.join(4);
+    let mut events = cluster.node(4).events();
+    insist(|| cluster.node(1).add_learner(node_id(4)).within()).unwrap();
+    let known = |status: &quorate::NodeStatus| ids(&status.learners) == [4];
+    let status = cluster.node(4).wait_for(PATIENCE, known).unwrap();
+    assert_eq!(ids(&status.voters), [1, 2, 3]);
+    insist(|| cluster.node(1).promote(node_id(4)).within()).unwrap();
+    let known = |status: &quorate::NodeStatus| ids(&status.voters) == [1, 2, 3, 4];
+    cluster.node(4).wait_for(PATIENCE, known).unwrap();
+    let heard: Vec<_> = std::iter::from_fn(|| events.next_timeout(PATIENCE).unwrap())
+        .take_while(|event| {
+            !matches!(event, NodeEvent::MembershipChanged { members } if members.voters.len() == 4)
+        })
+        .collect();
+    let installed = |event: &NodeEvent| matches!(event, NodeEvent::SnapshotInstalled { .. });
+    assert!(heard.iter().any(installed), "{heard:?}");
+}
+
+#[test]
+fn a_status_counts_what_there_is() {
+    let cluster = Cluster::new(3);
+    let leader = cluster.node(cluster.leader());
+    let follower = cluster.node(cluster.follower());
+    let session = cluster.session(cluster.follower());
+    let before = follower.status();
+    let created = session
+        .create("/data", vec![1; 1_000], CreateMode::Persistent)
+        .within()
+        .unwrap();
+    let zxid = created.stat.czxid;
+    let caught_up = |status: &quorate::NodeStatus| {
+        let lags = status.members.iter().map(|member| member.lag);
+        status.zxid >= zxid && lags.eq([Some(0); 3])
+    };
+    let status = leader.wait_for(PATIENCE, caught_up).unwrap();
+    assert_eq!(status.znodes, before.znodes + 1);
+    assert_eq!(
+        status.data_bytes,
+        before.data_bytes + "/data".len() as u64 + 1_000
+    );
+    assert_eq!((status.sessions, status.sessions_attached), (1, 0));
+    assert!(status.members.iter().all(|member| member.is_voter));
+    assert!(!status.is_joint);
+    let status = follower
+        .wait_for(PATIENCE, |status| status.zxid >= zxid)
+        .unwrap();
+    assert_eq!((status.sessions, status.sessions_attached), (1, 1));
+    assert_eq!(status.queues.requests, 0);
+    // Only a leader knows how far the others are.
+    assert!(status.members.iter().all(|member| member.lag.is_none()));
+    assert_eq!(status.members.len(), 3);
+}
