@@ -4,8 +4,9 @@
 //! A request stays at the node where it was made until the leader has answered it, and is asked again
 //! whenever it may be lost. The leader proposes at most one change at a time and answers when that is
 //! applied. A repeated request may have been carried out by an earlier leader: where what it asks for
-//! is so already, it is done. (Should another operator have undone it meanwhile, it is done again.) The invariant: a request is answered with success only when the change
-//! was committed, and with an error only when it was not begun.
+//! is so already, it is done. (Should another operator have undone it meanwhile, it is done again.)
+//! The invariant: a request is answered with success only when the change was committed, and with an
+//! error only when it was not begun.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
