@@ -18,6 +18,7 @@ use super::{Node, Waker, run};
 use crate::clock::{Clock, SystemClock};
 use crate::consensus::{Consensus, RaftCore, RaftOptions};
 use crate::ids::{ClusterId, NodeId};
+use crate::observe::NodeMeters;
 use crate::op::OP_BYTES_MAX;
 use crate::proto::Rules;
 use crate::replica::{Join, NAME_BYTES_MAX, PeerMessage, Replica, ReplicaOptions};
@@ -339,16 +340,24 @@ impl NodeBuilder {
             snapshots,
             reports,
         } = self.assemble()?;
+        let span = shared.telling.span(cluster);
+        let spawn = |what, body| spawn(id, what, span.clone(), body);
         let mut threads = Vec::new();
-        let (store, report) = (storage.clone(), reports.clone());
-        threads.push(spawn(id, "writer", move || {
-            workers::run_writer(&store, &writes, &report);
-        })?);
-        threads.push(spawn(id, "snapshots", move || {
-            workers::run_snapshotter(&storage, &snapshots, &reports);
-        })?);
+        let (store, report, clock) = (storage.clone(), reports.clone(), shared.clock.clone());
+        threads.push(spawn(
+            "writer",
+            Box::new(move || workers::run_writer(&store, &writes, &report, &*clock)),
+        )?);
+        threads.push(spawn(
+            "snapshots",
+            Box::new(move || workers::run_snapshotter(&storage, &snapshots, &reports)),
+        )?);
+        span.in_scope(|| shared.telling.started(&shared.status()));
         let for_loop = shared.clone();
-        threads.push(spawn(id, "loop", move || run(driver, &wake, &for_loop))?);
+        threads.push(spawn(
+            "loop",
+            Box::new(move || run(driver, &wake, &for_loop)),
+        )?);
         Ok(Node {
             id,
             cluster,
@@ -425,6 +434,7 @@ impl NodeBuilder {
             peers,
             disconnected,
             waker: waker.clone(),
+            meters: shared.telling.meters.clone(),
         };
         match joining {
             Some(joining) => joining.run(inbox),
@@ -751,11 +761,12 @@ fn cluster_id(name: &str, voters: &[NodeId], settings: &Settings) -> ClusterId {
 fn spawn(
     id: NodeId,
     what: &str,
-    body: impl FnOnce() + Send + 'static,
+    span: tracing::Span,
+    body: Box<dyn FnOnce() + Send>,
 ) -> std::result::Result<std::thread::JoinHandle<()>, StartError> {
     std::thread::Builder::new()
         .name(format!("quorate-{id}-{what}"))
-        .spawn(body)
+        .spawn(move || span.in_scope(body))
         .map_err(|error| invalid(format!("no thread is to be had: {error}")))
 }
 
@@ -771,6 +782,7 @@ pub(super) struct PeerInbox {
     peers: Sender<(NodeId, Bytes)>,
     disconnected: Sender<NodeId>,
     waker: Waker,
+    meters: NodeMeters,
 }
 
 impl Inbox for PeerInbox {
@@ -781,10 +793,15 @@ impl Inbox for PeerInbox {
         if (message.cluster() != self.cluster && !asks) || message.to() != self.id {
             return false;
         }
+        let lane = message.lane() as usize;
+        self.meters.received(lane, message.encoded_len());
         let taken = self
             .peers
             .try_send((message.from(), message.into_payload()))
             .is_ok();
+        if !taken {
+            self.meters.dropped(lane);
+        }
         self.waker.wake();
         taken
     }

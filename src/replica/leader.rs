@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::barriers::{Asker, LeaderBarriers};
 use super::tracker::SessionTracker;
-use super::{PeerMessage, Replica};
+use super::{Notice, PeerMessage, Replica};
 use crate::ids::{NodeId, SessionId};
 use crate::op::{OP_BYTES_MAX, Op};
 use crate::proto::{self, Batch, records::RequestRecord};
@@ -47,6 +47,11 @@ impl Leadership {
     /// The state machine has refused a request of this session: whatever is sent again is new.
     pub(super) fn forget_proposed(&mut self, session: SessionId, attachment: u32) {
         self.proposed.remove(&(session.0, attachment));
+    }
+
+    /// Whether the session is known to live.
+    pub(super) fn tracks(&self, id: SessionId) -> bool {
+        self.tracker.contains(id)
     }
 
     /// The session has ended, with all its attachments.
@@ -130,12 +135,15 @@ impl Replica {
         }
         let requests = std::mem::take(&mut self.leadership.batch);
         for batch in split_by_bytes(requests, self.options.batch_bytes_max) {
+            let ops = batch.len();
             let batch = Batch {
                 time_ms: self.now.wall_ms,
                 rules: self.next_rules(),
                 requests: batch,
             };
-            if self.core.propose(batch.encode()).is_err() {
+            if self.core.propose(batch.encode()).is_ok() {
+                self.effects.notices.push(Notice::Proposed { ops });
+            } else {
                 // Dropped, not appended: its origins send it again, and it must look new then.
                 self.leadership.proposed.clear();
                 self.resend_at_tick = true;

@@ -45,6 +45,20 @@ struct Outgoing {
     progress_at: Duration,
     /// When the whole transfer last got anywhere, to give it up.
     alive_at: Duration,
+    begun_at: Duration,
+}
+
+impl Outgoing {
+    fn end(self, transfer: u64, arrived: bool) -> Ended {
+        Ended {
+            transfer,
+            to: self.to,
+            index: self.meta.index,
+            bytes: self.total_bytes,
+            begun_at: self.begun_at,
+            arrived,
+        }
+    }
 }
 
 /// How the transfers end that a sender has given up or finished.
@@ -52,6 +66,11 @@ struct Outgoing {
 pub(super) struct Ended {
     pub transfer: u64,
     pub to: NodeId,
+    /// The last log entry that the snapshot includes.
+    pub index: u64,
+    /// Its length, where that was known.
+    pub bytes: Option<u64>,
+    pub begun_at: Duration,
     pub arrived: bool,
 }
 
@@ -92,6 +111,7 @@ impl Outbox {
                 total_bytes: None,
                 progress_at: now,
                 alive_at: now,
+                begun_at: now,
             },
         );
         (self.next_transfer, before)
@@ -149,11 +169,7 @@ impl Outbox {
     /// The storage couldn't read a piece: the transfer is given up.
     pub(super) fn fail(&mut self, transfer: u64) -> Option<Ended> {
         let outgoing = self.transfers.remove(&transfer)?;
-        Some(Ended {
-            transfer,
-            to: outgoing.to,
-            arrived: false,
-        })
+        Some(outgoing.end(transfer, false))
     }
 
     /// The receiver says how far it is. Where it is behind what was sent, the rest goes again.
@@ -181,35 +197,29 @@ impl Outbox {
                 None
             }
             state => {
-                self.transfers.remove(&ack.transfer);
-                Some(Ended {
-                    transfer: ack.transfer,
-                    to: from,
-                    arrived: state == TransferState::Complete,
-                })
+                let outgoing = self.transfers.remove(&ack.transfer)?;
+                Some(outgoing.end(ack.transfer, state == TransferState::Complete))
             }
         }
     }
 
     /// Goes back where nothing has moved for `retry`; gives up after `give_up`.
     pub(super) fn tick(&mut self, now: Duration, retry: Duration, give_up: Duration) -> Vec<Ended> {
-        let mut ended = Vec::new();
-        self.transfers.retain(|transfer, outgoing| {
-            if now.saturating_sub(outgoing.alive_at) > give_up {
-                ended.push(Ended {
-                    transfer: *transfer,
-                    to: outgoing.to,
-                    arrived: false,
-                });
-                return false;
-            }
+        let silent = |outgoing: &Outgoing| now.saturating_sub(outgoing.alive_at) > give_up;
+        let given_up: Vec<u64> = self
+            .transfers
+            .iter()
+            .filter(|(_, outgoing)| silent(outgoing))
+            .map(|(transfer, _)| *transfer)
+            .collect();
+        for outgoing in self.transfers.values_mut() {
             if now.saturating_sub(outgoing.progress_at) > retry {
                 outgoing.requested = outgoing.acknowledged;
                 outgoing.progress_at = now;
             }
-            true
-        });
-        ended
+        }
+        let ended = given_up.into_iter().map(|transfer| self.fail(transfer));
+        ended.flatten().collect()
     }
 
     /// Leadership is lost: nothing is sent any more.
@@ -398,14 +408,10 @@ mod tests {
             }
             assert!(outbox.tick(now, MS * 50, MS * 5_000).is_empty());
         }
-        assert_eq!(
-            ended,
-            Some(Ended {
-                transfer,
-                to: node(2),
-                arrived: true
-            })
-        );
+        let ended = ended.expect("it arrives");
+        assert_eq!((ended.transfer, ended.to), (transfer, node(2)));
+        assert_eq!((ended.index, ended.bytes), (7, Some(bytes.len() as u64)));
+        assert!(ended.arrived);
         (staged, message)
     }
 
