@@ -187,9 +187,12 @@ pub enum Error {
     /// Another change of membership is in progress (ReconfigInProgress, -14).
     #[error("a change of membership is in progress")]
     ReconfigInProgress,
-    /// A learner that lacks too many entries to be given a vote: the cluster might have to wait for it
-    /// (NewConfigNoQuorum, -13). Nothing was changed; it may have caught up later.
-    #[error("node {node} is {entries} entries behind, at most {limit} are allowed")]
+    /// A learner that lacks too many entries to be given a vote, or has yet to receive its first snapshot:
+    /// the cluster might have to wait for it (NewConfigNoQuorum, -13). Nothing was changed; it may have
+    /// caught up later.
+    #[error(
+        "node {node} lacks {entries} entries: it may lack {limit}, and must have its first snapshot"
+    )]
     LearnerBehind {
         /// The learner.
         node: NodeId,

@@ -2,9 +2,11 @@
 
 mod support;
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use quorate::transport::{self, Inbox, Lane, Local, Message, Network, Transport, TransportError};
 use quorate::{
     CreateMode, Error, JoinError, Members, Node, NodeEvent, Role, SessionState, StartError, Version,
 };
@@ -44,8 +46,17 @@ fn add_voter(cluster: &mut Cluster, at: u64, id: u64) -> Members {
 fn is_removed(node: &Node) {
     let status = node
         .wait_for(PATIENCE, |status| status.stopped.is_some())
-        .unwrap();
+        .unwrap_or_else(|error| panic!("{error}: {:?}", node.status()));
     assert_eq!(status.role, Role::Removed);
+}
+
+/// Ends a thread that looks at the flag, also where the test fails before its end.
+struct SetAtEnd<'a>(&'a AtomicBool);
+
+impl Drop for SetAtEnd<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
 }
 
 #[test]
@@ -58,6 +69,7 @@ fn a_cluster_grows_from_one_to_five_and_back_and_every_write_happens_once() {
         .unwrap();
     let (done, created) = (AtomicBool::new(false), parking_lot::Mutex::new(Vec::new()));
     std::thread::scope(|scope| {
+        let _ends = SetAtEnd(&done);
         scope.spawn(|| {
             while !done.load(Ordering::SeqCst) {
                 let calls: Vec<_> = (0..8)
@@ -79,7 +91,6 @@ fn a_cluster_grows_from_one_to_five_and_back_and_every_write_happens_once() {
             is_removed(cluster.node(id));
             cluster.stop(id);
         }
-        done.store(true, Ordering::SeqCst);
     });
     let created = created.into_inner();
     let (children, _) = session.linearizable().children("/q").within().unwrap();
@@ -284,6 +295,62 @@ fn a_learner_that_is_behind_gets_no_vote_and_says_how_far() {
     assert_eq!(voters(&members), [1, 2, 3, 4]);
 }
 
+/// An endpoint through which no snapshot leaves while the flag is set.
+#[derive(Debug)]
+struct HoldsSnapshots {
+    endpoint: transport::Memory,
+    holds: Arc<AtomicBool>,
+}
+
+impl Transport for HoldsSnapshots {
+    fn start(&self, local: Local, inbox: Arc<dyn Inbox>) -> Result<(), TransportError> {
+        self.endpoint.start(local, inbox)
+    }
+
+    fn send(&self, message: Message) {
+        if message.lane() == Lane::Urgent || !self.holds.load(Ordering::SeqCst) {
+            self.endpoint.send(message);
+        }
+    }
+
+    fn stop(&self) {
+        self.endpoint.stop();
+    }
+}
+
+#[test]
+fn a_learner_that_has_nothing_yet_gets_no_vote_however_short_the_log() {
+    // It lacks fewer entries than a learner may lack, and yet the cluster would wait for it: none of them
+    // is of use to it before its first snapshot has come.
+    let holds = Arc::new(AtomicBool::new(true));
+    let flag = holds.clone();
+    let network = Network::new(1);
+    let mut cluster = Cluster::with(1, Kind::Memory, move |id, builder| {
+        builder.transport(HoldsSnapshots {
+            endpoint: network.endpoint(node_id(id)),
+            holds: flag.clone(),
+        })
+    });
+    let two = node_id(2);
+    cluster.join(2);
+    let node = cluster.node(1);
+    insist(|| node.add_learner(two).within()).unwrap();
+    let heard = |status: &quorate::NodeStatus| {
+        let found = status.members.iter().find(|member| member.id == two);
+        found.is_some_and(|member| member.is_silent == Some(false))
+    };
+    node.wait_for(PATIENCE, heard).unwrap();
+    let refused = node.promote(two).within().unwrap_err();
+    let Error::LearnerBehind { entries, limit, .. } = refused else {
+        panic!("{refused:?}");
+    };
+    assert!(entries < limit, "{refused:?}");
+    assert!(refused.is_retryable());
+    holds.store(false, Ordering::SeqCst);
+    let members = insist(|| node.promote(two).within()).unwrap();
+    assert_eq!(voters(&members), [1, 2]);
+}
+
 #[test]
 fn a_silent_learner_gets_no_vote_though_it_has_everything() {
     let mut cluster = Cluster::new(1);
@@ -353,6 +420,23 @@ fn a_node_that_was_away_when_it_was_removed_learns_of_it() {
     assert_eq!(cluster.node(away).status().stopped, None);
     cluster.network.heal();
     is_removed(cluster.node(away));
+}
+
+#[test]
+fn a_learner_that_was_away_when_it_was_removed_learns_of_it() {
+    // A learner asks nobody for votes, so nobody had occasion to tell it. So was a new voter that had
+    // not applied its promotion yet.
+    let mut cluster = Cluster::new(3);
+    cluster.join(4);
+    let here = cluster.leader();
+    insist(|| cluster.node(here).add_learner(node_id(4)).within()).unwrap();
+    let knows = |status: &quorate::NodeStatus| status.role == Role::Learner;
+    cluster.node(4).wait_for(PATIENCE, knows).unwrap();
+    cluster.network.isolate(node_id(4));
+    insist(|| cluster.node(here).remove(node_id(4)).within()).unwrap();
+    assert_eq!(cluster.node(4).status().stopped, None);
+    cluster.network.heal();
+    is_removed(cluster.node(4));
 }
 
 #[test]

@@ -36,6 +36,8 @@ pub(super) struct Membership {
     underway: Option<Underway>,
     /// When each node was last heard from.
     heard: BTreeMap<NodeId, Duration>,
+    /// When this node, should it hear nothing until then, asks whether it is a member still.
+    inquire_at: Duration,
     /// This node was a member and is none any more.
     removed: bool,
 }
@@ -78,6 +80,7 @@ impl Membership {
             has_unsent: false,
             underway: None,
             heard: BTreeMap::new(),
+            inquire_at: Duration::ZERO,
             removed: false,
         }
     }
@@ -202,6 +205,7 @@ impl Replica {
         if let Some(to) = given_up {
             self.end_underway(Err(Error::TransferFailed { to }));
         }
+        self.inquire_if_silent();
     }
 
     /// The node stops: what becomes of its requests.
@@ -323,7 +327,7 @@ impl Replica {
                 already(format!("node {node} is a voter already"))
             }
             MembershipRequest::Promote(node) => match self.check_promotion(node) {
-                Err(_) if ask.repeated && self.is_not_known(node) => Plan::Wait,
+                Err(_) if ask.repeated && self.may_have_caught_up(node) => Plan::Wait,
                 Ok(()) => Plan::Change(vec![MembershipChange::AddVoter(node)]),
                 Err(error) => Plan::Refuse(error),
             },
@@ -350,7 +354,7 @@ impl Replica {
                 Plan::Refuse(Error::NotAMember { node: old })
             }
             MembershipRequest::Replace { old, new } => match self.check_promotion(new) {
-                Err(_) if ask.repeated && self.is_not_known(new) => Plan::Wait,
+                Err(_) if ask.repeated && self.may_have_caught_up(new) => Plan::Wait,
                 Err(error) => Plan::Refuse(error),
                 // The only voter leads. It gives the successor a vote first, and is then removed by it.
                 Ok(()) if old == me && members.voters == [old] => {
@@ -384,7 +388,8 @@ impl Replica {
         }
         let entries = self.lag(node).unwrap_or(self.status.last_index);
         let limit = self.options.promotion_lag_max;
-        if entries > limit {
+        // Before its first snapshot has come to it a learner has nothing, however short the log is.
+        if entries > limit || self.has_nothing(node) {
             return Err(Error::LearnerBehind {
                 node,
                 entries,
@@ -398,10 +403,15 @@ impl Replica {
     }
 
     /// Whether this leader, which may be new, has yet to learn how far a learner is that it has heard of.
-    fn is_not_known(&self, node: NodeId) -> bool {
+    fn may_have_caught_up(&self, node: NodeId) -> bool {
+        self.has_nothing(node) && !self.is_silent(node)
+    }
+
+    /// Whether a member is not known to have a single entry.
+    fn has_nothing(&self, node: NodeId) -> bool {
         let progress = self.core.progress();
         let found = progress.iter().find(|progress| progress.node == node);
-        found.is_some_and(|found| found.matched == 0) && !self.is_silent(node)
+        found.is_none_or(|found| found.matched == 0)
     }
 
     /// By how many entries a node is known to be behind this leader's log.
@@ -414,8 +424,12 @@ impl Replica {
     /// Whether a node was not heard from for two election timeouts.
     pub(crate) fn is_silent(&self, node: NodeId) -> bool {
         let heard = self.membership.heard.get(&node);
-        let patience = self.options.election_timeout * 2;
+        let patience = self.silence_max();
         heard.is_none_or(|&at| self.now.monotonic.saturating_sub(at) > patience)
+    }
+
+    fn silence_max(&self) -> Duration {
+        self.options.election_timeout * 2
     }
 
     /// The other voter that is furthest among those that are there.
@@ -456,6 +470,7 @@ impl Replica {
 
     /// Somebody was heard from.
     pub(super) fn hear(&mut self, from: NodeId) {
+        self.membership.inquire_at = self.now.monotonic + self.silence_max();
         let heard = &mut self.membership.heard;
         if heard.len() < HEARD_MAX || heard.contains_key(&from) {
             heard.insert(from, self.now.monotonic);
@@ -507,6 +522,28 @@ impl Replica {
         {
             let index = self.applied_index;
             self.send(from, PeerMessage::NotMember { index });
+        }
+    }
+
+    /// A node that was removed without having applied that hears from nobody any more. A voter asks for
+    /// votes then, and is told; a learner, or a voter that has yet to apply its promotion, would keep
+    /// silent for ever, and so asks.
+    fn inquire_if_silent(&mut self) {
+        if self.leads() || !self.is_member() || self.now.monotonic < self.membership.inquire_at {
+            return;
+        }
+        self.membership.inquire_at = self.now.monotonic + self.silence_max();
+        let members = &self.configuration;
+        let mut asked: Vec<NodeId> = [&members.voters, &members.voters_outgoing, &members.learners]
+            .into_iter()
+            .flatten()
+            .copied()
+            .filter(|&node| node != self.options.id)
+            .collect();
+        asked.sort_unstable();
+        asked.dedup();
+        for node in asked {
+            self.send(node, PeerMessage::Inquiry);
         }
     }
 

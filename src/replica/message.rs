@@ -36,6 +36,8 @@ pub(crate) enum PeerMessage {
     MembershipReply(MembershipReply),
     /// The receiver is no member as of this index, and behaves as if it were.
     NotMember { index: u64 },
+    /// The sender, a member as far as it knows, hears nothing: who knows that it is none answers.
+    Inquiry,
     /// Somebody would join the cluster. The one message that names no cluster, with its answer.
     Join(Join),
     /// The answer to that.
@@ -90,6 +92,26 @@ impl PeerMessage {
         }
     }
 
+    /// Whether it is one that members alone have occasion to send.
+    pub(crate) fn speaks_as_member(&self) -> bool {
+        match self {
+            PeerMessage::Consensus(_)
+            | PeerMessage::Forward(_)
+            | PeerMessage::Barrier { .. }
+            | PeerMessage::Membership(_)
+            | PeerMessage::Inquiry => true,
+            // Answers come late, a piece of a snapshot goes to who is to become a member, and the others
+            // are how strangers and members speak to each other.
+            PeerMessage::BarrierReply { .. }
+            | PeerMessage::SnapshotChunk(_)
+            | PeerMessage::SnapshotAck(_)
+            | PeerMessage::MembershipReply(_)
+            | PeerMessage::NotMember { .. }
+            | PeerMessage::Join(_)
+            | PeerMessage::JoinReply(_) => false,
+        }
+    }
+
     /// The message's bytes; the sender follows rules up to `rules_max`.
     pub(crate) fn encode(self, rules_max: Rules) -> Bytes {
         let kind = match self {
@@ -137,6 +159,7 @@ impl PeerMessage {
                 index,
                 ..Default::default()
             }),
+            PeerMessage::Inquiry => Kind::inquiry(records::InquiryRecord::default()),
             PeerMessage::Join(join) => Kind::join(join.into_record()),
             PeerMessage::JoinReply(reply) => Kind::join_reply(reply.into_record()),
         };
@@ -199,6 +222,7 @@ impl PeerMessage {
             Kind::not_member(record) => PeerMessage::NotMember {
                 index: record.index,
             },
+            Kind::inquiry(_) => PeerMessage::Inquiry,
             Kind::join(join) => PeerMessage::Join(Join::from_record(join)?),
             Kind::join_reply(reply) => PeerMessage::JoinReply(JoinReply::from_record(&reply)?),
         };
@@ -360,6 +384,7 @@ mod tests {
         });
         let others = [
             PeerMessage::NotMember { index: 9 },
+            PeerMessage::Inquiry,
             PeerMessage::Join(Join {
                 nonce: 1,
                 name: "name".into(),

@@ -440,12 +440,14 @@ impl Replica {
             return;
         };
         self.hear_rules(from, rules);
+        if message.speaks_as_member() {
+            self.tell_stranger(from);
+        }
         match message {
             PeerMessage::Consensus(bytes) => {
                 self.hear(from);
                 let stepped = self.core.step(from, &bytes);
                 self.stepped(stepped);
-                self.tell_stranger(from);
             }
             PeerMessage::Forward(requests) => self.on_peers_forward(from, requests),
             PeerMessage::Barrier { id, sessions } => self.on_barrier(from, id, sessions),
@@ -457,6 +459,7 @@ impl Replica {
             PeerMessage::Membership(ask) => self.on_membership(from, ask),
             PeerMessage::MembershipReply(reply) => self.on_membership_reply(reply),
             PeerMessage::NotMember { index } => self.on_not_member(from, index),
+            PeerMessage::Inquiry => {}
             PeerMessage::Join(join) => self.on_join(from, join),
             PeerMessage::JoinReply(reply) => self.on_join_reply(reply),
         }
