@@ -20,6 +20,10 @@ pub(crate) const CHUNK_BYTES: usize = 256 * 1024;
 /// How far a sender goes beyond what was acknowledged, in bytes.
 const WINDOW_BYTES: u64 = 8 * CHUNK_BYTES as u64;
 
+/// How much a receiver takes that isn't staged yet, in bytes: whatever a sender does, or however slow the
+/// disk is, no more lies in memory. An honest sender's window fits.
+const UNSTAGED_BYTES_MAX: u64 = 4 * WINDOW_BYTES;
+
 /// A piece to be read from the storage, for a sender.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct SnapshotRead {
@@ -249,6 +253,8 @@ struct Incoming {
     transfer: u64,
     /// Everything before this was handed on to be staged.
     received: u64,
+    /// Everything before this was staged.
+    staged: u64,
     total_bytes: u64,
     /// The consensus message that came with the last piece.
     message: Option<Bytes>,
@@ -285,6 +291,7 @@ impl Inbox {
                 from,
                 transfer: chunk.transfer,
                 received: 0,
+                staged: 0,
                 total_bytes: chunk.total_bytes,
                 message: None,
             });
@@ -302,6 +309,14 @@ impl Inbox {
                 state: TransferState::Underway,
             });
         }
+        let unstaged = incoming.received - incoming.staged;
+        if unstaged > 0 && unstaged + chunk.data.len() as u64 > UNSTAGED_BYTES_MAX {
+            return Err(SnapshotAck {
+                transfer: chunk.transfer,
+                offset: incoming.staged,
+                state: TransferState::Underway,
+            });
+        }
         incoming.received += chunk.data.len() as u64;
         if last {
             incoming.message = Some(chunk.message);
@@ -316,8 +331,9 @@ impl Inbox {
     }
 
     /// A piece was staged: whom to tell.
-    pub(super) fn staged(&self, transfer: u64, offset: u64) -> Option<(NodeId, SnapshotAck)> {
-        let incoming = self.incoming.as_ref().filter(|i| i.transfer == transfer)?;
+    pub(super) fn staged(&mut self, transfer: u64, offset: u64) -> Option<(NodeId, SnapshotAck)> {
+        let incoming = self.incoming.as_mut().filter(|i| i.transfer == transfer)?;
+        incoming.staged = incoming.staged.max(offset);
         let state = TransferState::Underway;
         Some((
             incoming.from,
@@ -426,6 +442,37 @@ mod tests {
             );
             assert_eq!(&message[..], b"raft");
         }
+    }
+
+    #[test]
+    fn a_sender_that_knows_no_window_fills_no_memory() {
+        let mut inbox = Inbox::default();
+        let piece = Bytes::from(vec![0; CHUNK_BYTES]);
+        let total_bytes = 1_000 * CHUNK_BYTES as u64;
+        let chunk = |offset| SnapshotChunk {
+            transfer: 1,
+            meta: SnapshotMeta::default(),
+            offset,
+            total_bytes,
+            data: piece.clone(),
+            message: Bytes::new(),
+        };
+        let mut offset = 0;
+        let ack = loop {
+            match inbox.chunk(node(1), chunk(offset)) {
+                Ok(stage) => offset = stage.offset + CHUNK_BYTES as u64,
+                Err(ack) => break ack,
+            }
+        };
+        assert_eq!(offset, UNSTAGED_BYTES_MAX);
+        assert_eq!((ack.offset, ack.state), (0, TransferState::Underway));
+        // As far as it is staged it goes on.
+        inbox.staged(1, 3 * CHUNK_BYTES as u64);
+        for _ in 0..3 {
+            assert!(inbox.chunk(node(1), chunk(offset)).is_ok());
+            offset += CHUNK_BYTES as u64;
+        }
+        assert!(inbox.chunk(node(1), chunk(offset)).is_err());
     }
 
     #[test]
