@@ -496,6 +496,7 @@ impl Replica {
         self.membership
             .heard
             .retain(|&node, _| is_member(&members, node));
+        self.forget_rules_of_strangers();
         let change = self
             .membership
             .underway
