@@ -24,9 +24,6 @@ use crate::transport::Lane;
 /// The most requests of this node's operators that may wait.
 const ASKED_MAX: usize = 64;
 
-/// The most nodes whose last word the leader remembers.
-const HEARD_MAX: usize = 1_024;
-
 /// The replica's bookkeeping of who takes part.
 pub(super) struct Membership {
     asked: BTreeMap<u64, Asked>,
@@ -34,7 +31,7 @@ pub(super) struct Membership {
     has_unsent: bool,
     /// The leader's one change, or transfer of leadership, under way.
     underway: Option<Underway>,
-    /// When each node was last heard from.
+    /// When each member was last heard from.
     heard: BTreeMap<NodeId, Duration>,
     /// When this node, should it hear nothing until then, asks whether it is a member still.
     inquire_at: Duration,
@@ -471,9 +468,9 @@ impl Replica {
     /// Somebody was heard from.
     pub(super) fn hear(&mut self, from: NodeId) {
         self.membership.inquire_at = self.now.monotonic + self.silence_max();
-        let heard = &mut self.membership.heard;
-        if heard.len() < HEARD_MAX || heard.contains_key(&from) {
-            heard.insert(from, self.now.monotonic);
+        // Strangers are not remembered, however many there are.
+        if is_member(&self.configuration, from) {
+            self.membership.heard.insert(from, self.now.monotonic);
         }
     }
 
