@@ -10,7 +10,7 @@ use quorate::transport::{self, Inbox, Lane, Local, Message, Network, Transport, 
 use quorate::{
     CreateMode, Error, JoinError, Members, Node, NodeEvent, Role, SessionState, StartError, Version,
 };
-use support::{Cluster, Kind, PATIENCE, Within, eventually, node_id};
+use support::{Cluster, Kind, PATIENCE, Tap, Within, eventually, node_id};
 
 fn ids(nodes: &[quorate::NodeId]) -> Vec<u64> {
     nodes.iter().map(|node| node.as_u64()).collect()
@@ -255,6 +255,63 @@ fn what_makes_no_sense_is_refused_by_name() {
         matches!(transfer, Error::BadArguments { .. }),
         "{transfer:?}"
     );
+}
+
+#[test]
+fn a_voter_without_whom_the_others_have_no_majority_is_not_removed() {
+    let mut cluster = Cluster::new(3);
+    let (leader, gone) = (cluster.leader(), cluster.follower());
+    let other = 6 - leader - gone;
+    cluster.stop(gone);
+    let node = cluster.node(leader);
+    let missed = |status: &quorate::NodeStatus| {
+        let found = status
+            .members
+            .iter()
+            .find(|member| member.id == node_id(gone));
+        found.is_some_and(|member| member.is_silent == Some(true))
+    };
+    node.wait_for(PATIENCE, missed).unwrap();
+    let silent = Error::MemberSilent {
+        node: node_id(gone),
+    };
+    for voter in [other, leader] {
+        assert_eq!(node.remove(node_id(voter)).within().unwrap_err(), silent);
+    }
+    insist(|| cluster.node(leader).remove(node_id(gone)).within()).unwrap();
+    insist(|| cluster.node(leader).remove(node_id(other)).within()).unwrap();
+    is_removed(cluster.node(other));
+    let session = cluster.session(leader);
+    session
+        .create("/on", "", CreateMode::Persistent)
+        .within()
+        .unwrap();
+}
+
+#[test]
+fn strangers_keep_no_member_from_being_heard() {
+    let network = Network::new(2);
+    let tap = Tap::new(&network, 1);
+    let first = Node::builder(1).transport(tap.clone()).start().unwrap();
+    let second = Node::builder(2)
+        .join([1])
+        .transport(network.endpoint(node_id(2)))
+        .start()
+        .unwrap();
+    insist(|| first.add_learner(node_id(2)).within()).unwrap();
+    // An empty message of the consensus core, from many who are nobody.
+    network.isolate(node_id(2));
+    for stranger in 1_000..4_000 {
+        while !tap.inject(first.cluster(), stranger, 1, vec![0x0a, 0]) {}
+    }
+    let missed = |status: &quorate::NodeStatus| {
+        let found = status.members.iter().find(|member| member.id == node_id(2));
+        found.is_some_and(|member| member.is_silent == Some(true))
+    };
+    first.wait_for(PATIENCE, missed).unwrap();
+    network.heal();
+    insist(|| first.promote(node_id(2)).within()).unwrap();
+    drop(second);
 }
 
 #[test]

@@ -22,6 +22,7 @@ pub(super) struct Leadership {
     pub(super) barriers: LeaderBarriers,
     tracker: SessionTracker,
     next_reap: Duration,
+    pub(super) began_at: Duration,
     /// What was committed when the term began: all that earlier leaders have left behind is within.
     pub(super) commit_at_start: u64,
 }
@@ -68,6 +69,7 @@ impl Replica {
     pub(super) fn begin_leadership(&mut self) {
         let now = self.now.monotonic;
         self.leadership.next_reap = now + self.options.reap_interval;
+        self.leadership.began_at = now;
         self.leadership.commit_at_start = self.status.commit;
         let sessions = self
             .state

@@ -338,8 +338,11 @@ impl Replica {
             MembershipRequest::Remove(node) if members.voters == [node] => {
                 Plan::Refuse(Error::LastVoter { node })
             }
-            MembershipRequest::Remove(node) if node == me => Plan::HandOver,
-            MembershipRequest::Remove(node) => Plan::Change(vec![MembershipChange::Remove(node)]),
+            MembershipRequest::Remove(node) => match self.check_majority(node, None) {
+                Err(error) => Plan::Refuse(error),
+                Ok(()) if node == me => Plan::HandOver,
+                Ok(()) => Plan::Change(vec![MembershipChange::Remove(node)]),
+            },
             MembershipRequest::Replace { old, new } if !is_member(members, old) && votes(new) => {
                 already(format!("node {new} has node {old}'s place already"))
             }
@@ -350,7 +353,10 @@ impl Replica {
             MembershipRequest::Replace { old, .. } if !votes(old) => {
                 Plan::Refuse(Error::NotAMember { node: old })
             }
-            MembershipRequest::Replace { old, new } => match self.check_promotion(new) {
+            MembershipRequest::Replace { old, new } => match self
+                .check_promotion(new)
+                .and_then(|()| self.check_majority(old, Some(new)))
+            {
                 Err(_) if ask.repeated && self.may_have_caught_up(new) => Plan::Wait,
                 Err(error) => Plan::Refuse(error),
                 // The only voter leads. It gives the successor a vote first, and is then removed by it.
@@ -397,6 +403,28 @@ impl Replica {
             return Err(Error::MemberSilent { node });
         }
         Ok(())
+    }
+
+    /// Whether a majority of the voters is there when `old` is none any more and `new` is one: otherwise
+    /// the change could be decided, and nothing after it.
+    fn check_majority(&self, old: NodeId, new: Option<NodeId>) -> Result<(), Error> {
+        let voters = &self.configuration.voters;
+        // A leader that has just begun has yet to hear from those whose votes it didn't need.
+        let knows =
+            self.now.monotonic.saturating_sub(self.leadership.began_at) > self.silence_max();
+        if !voters.contains(&old) || !knows {
+            return Ok(());
+        }
+        let remaining = voters.iter().copied().filter(|&voter| voter != old);
+        let remaining: Vec<NodeId> = remaining.chain(new).collect();
+        let is_missing = |&&node: &&NodeId| node != self.options.id && self.is_silent(node);
+        let missing: Vec<&NodeId> = remaining.iter().filter(is_missing).collect();
+        match missing.first() {
+            Some(&&node) if missing.len() * 2 >= remaining.len() => {
+                Err(Error::MemberSilent { node })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Whether this leader, which may be new, has yet to learn how far a learner is that it has heard of.
