@@ -3,6 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -412,9 +413,11 @@ impl NodeBuilder {
             waker.clone(),
             clock,
         ));
+        let bytes_queued = Arc::new(AtomicUsize::new(0));
         let queues = Queues {
             commands: commands_out,
             peers: peers_out,
+            peer_bytes: bytes_queued.clone(),
             disconnected: disconnected_out,
             done: done_out,
             writes,
@@ -432,6 +435,7 @@ impl NodeBuilder {
             cluster,
             id,
             peers,
+            bytes_queued,
             disconnected,
             waker: waker.clone(),
             meters: shared.telling.meters.clone(),
@@ -679,6 +683,9 @@ pub(crate) struct Assembly {
 /// The most messages of peers that wait for the loop; one more is dropped, as a network may.
 const PEER_MESSAGES_MAX: usize = 16_384;
 
+/// And the most bytes of them, unless one message has more.
+const PEER_BYTES_MAX: usize = 256 * 1024 * 1024;
+
 /// The most broken connections that the loop is told of at once.
 const DISCONNECTIONS_MAX: usize = 1024;
 
@@ -780,9 +787,26 @@ pub(super) struct PeerInbox {
     cluster: ClusterId,
     id: NodeId,
     peers: Sender<(NodeId, Bytes)>,
+    /// The bytes of what waits in `peers`.
+    bytes_queued: Arc<AtomicUsize>,
     disconnected: Sender<NodeId>,
     waker: Waker,
     meters: NodeMeters,
+}
+
+impl PeerInbox {
+    /// Puts a message into the loop's queue, if there is room.
+    fn queue(&self, message: Message) -> bool {
+        let bytes = message.payload().len();
+        let before = self.bytes_queued.fetch_add(bytes, Ordering::AcqRel);
+        let fits = before == 0 || before + bytes <= PEER_BYTES_MAX;
+        let from = message.from();
+        let taken = fits && self.peers.try_send((from, message.into_payload())).is_ok();
+        if !taken {
+            self.bytes_queued.fetch_sub(bytes, Ordering::AcqRel);
+        }
+        taken
+    }
 }
 
 impl Inbox for PeerInbox {
@@ -795,10 +819,7 @@ impl Inbox for PeerInbox {
         }
         let lane = message.lane() as usize;
         self.meters.received(lane, message.encoded_len());
-        let taken = self
-            .peers
-            .try_send((message.from(), message.into_payload()))
-            .is_ok();
+        let taken = self.queue(message);
         if !taken {
             self.meters.dropped(lane);
         }

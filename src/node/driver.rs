@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender};
@@ -41,6 +42,8 @@ const BACKUPS_MAX: usize = 16;
 pub(crate) struct Queues {
     pub commands: Receiver<Command>,
     pub peers: Receiver<(NodeId, bytes::Bytes)>,
+    /// The bytes of what waits there.
+    pub peer_bytes: Arc<AtomicUsize>,
     /// Peers whose connection has broken.
     pub disconnected: Receiver<NodeId>,
     pub done: Receiver<Done>,
@@ -109,7 +112,11 @@ impl Driver {
         }
         for _ in 0..DRAIN_MAX {
             match self.queues.peers.try_recv() {
-                Ok((from, payload)) => self.replica.handle(Input::Peer { from, payload }, now),
+                Ok((from, payload)) => {
+                    let bytes = payload.len();
+                    self.queues.peer_bytes.fetch_sub(bytes, Ordering::AcqRel);
+                    self.replica.handle(Input::Peer { from, payload }, now);
+                }
                 Err(_) => break,
             }
         }
@@ -497,7 +504,9 @@ impl Driver {
             self.shared.tell_answer(&call, CallKind::Backup, None, now);
             call.give(Value::Frozen(Box::new(FrozenState { meta, zxid, frozen })));
         }
-        if let Some((meta, frozen)) = self.replica.take_due_snapshot() {
+        if !self.stopped
+            && let Some((meta, frozen)) = self.replica.take_due_snapshot()
+        {
             let job = SnapshotJob::Take { meta, frozen };
             let _ = self.queues.snapshots.send(job);
         }
