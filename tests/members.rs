@@ -547,6 +547,35 @@ fn leadership_goes_to_whom_it_is_handed_wherever_that_is_asked_for() {
 }
 
 #[test]
+fn every_node_tells_who_leads_by_its_status_and_its_events() {
+    let cluster = Cluster::new(3);
+    let (leader, next) = (cluster.leader(), cluster.follower());
+    let mut events: Vec<_> = (1..=3).map(|id| cluster.node(id).events()).collect();
+    let term = cluster.node(leader).status().term;
+    let node = cluster.node(leader);
+    insist(|| node.transfer_leadership(node_id(next)).within()).unwrap();
+    for (id, events) in (1..).zip(&mut events) {
+        let (heard, in_term) = loop {
+            match events.next_timeout(PATIENCE).unwrap().unwrap() {
+                NodeEvent::LeaderChanged { leader, term } if leader == Some(node_id(next)) => {
+                    break (leader, term);
+                }
+                _ => continue,
+            }
+        };
+        assert!(in_term > term);
+        // Unless a machine under load has held another election since.
+        let says_so = |status: &quorate::NodeStatus| {
+            status.term > in_term
+                || (status.leader == heard && (status.role == Role::Leader) == (id == next))
+        };
+        let status = cluster.node(id).wait_for(PATIENCE, says_so).unwrap();
+        assert!(status.commit_index >= status.applied_index && status.applied_index > 1);
+        assert_eq!(ids(&status.voters), [1, 2, 3]);
+    }
+}
+
+#[test]
 fn a_transfer_to_a_node_that_is_gone_fails_by_name_and_the_leader_goes_on() {
     let mut cluster = Cluster::new(3);
     let (leader, gone) = (cluster.leader(), cluster.follower());
