@@ -3,7 +3,8 @@
 //! preallocated files on the same disk (three at once by three threads, for three voters).
 //!
 //! `cargo bench --bench commit`; `cargo bench --bench commit -- log` for one store alone, `3-log` for one
-//! line alone. *Cores busy* is the processor time of the whole process: as many as there are means that
+//! line alone; with `--features metrics`, `-- 3-memory --recorder` measures with a recorder that keeps every
+//! value, and the same without it what the feature alone costs. *Cores busy* is the processor time of the whole process: as many as there are means that
 //! the processor is the bound, fewer that something was waited for.
 //!
 //! A main of its own: criterion knows neither percentiles nor many calls in flight, and here the store
@@ -25,6 +26,11 @@ const DATA_BYTES: usize = 128;
 const OUTSTANDING: usize = 1000;
 
 fn main() {
+    #[cfg(feature = "metrics")]
+    if std::env::args().any(|argument| argument == "--recorder") {
+        let recorder = metrics_util::debugging::DebuggingRecorder::new();
+        recorder.install().expect("there is no other");
+    }
     let sizes = if support::measuring() {
         Sizes {
             one_by_one: 3000,

@@ -1,9 +1,9 @@
-//! What the network costs: three nodes in one process with the log store, 1,000 writes of 128 bytes
-//! outstanding, over the in-memory network, over TCP on loopback, and over TLS; and how long writes stop
-//! when the leader's connections close.
+//! What the network costs: three nodes in one process with the log store and with sled, 1,000 writes of 128
+//! bytes outstanding, over the in-memory network, over TCP on loopback, and over TLS; and how long writes
+//! stop when the leader's connections close.
 //!
-//! `cargo bench --features tls --bench tcp`; `-- memory`, `-- tcp`, `-- tls`, `-- failover` for a part. The
-//! networks take turns, so that all meet the same moods of the machine.
+//! `cargo bench --features tls --bench tcp`; `-- log`, `-- sled`, `-- failover` for a part. The networks take
+//! turns, so that all meet the same moods of the machine; the last lines have the medians.
 //!
 //! A main of its own: criterion knows neither percentiles nor many calls in flight.
 
@@ -14,7 +14,7 @@ mod support;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use quorate::storage::{Log, LogOptions};
+use quorate::storage::{Log, LogOptions, Sled, SledOptions, Storage};
 use quorate::transport::{Tcp, TcpBuilder};
 use quorate::{CreateMode, Node, NodeBuilder, Session, Version};
 use support::{Times, windowed};
@@ -22,33 +22,46 @@ use support::{Times, windowed};
 const DATA_BYTES: usize = 128;
 const OUTSTANDING: usize = 1000;
 
+const NETWORKS: [&str; 3] = ["memory", "tcp", "tls"];
+
 fn main() {
     let (writes, rounds, failovers) = match support::measuring() {
-        true => (200_000, 3, 40),
+        true => (200_000, 7, 40),
         false => (1_100, 1, 1),
     };
     println!(
-        "network  outstanding  p50 us  p99 us  writes/s  of memory's  cores busy  alone: p50 us  p99 us"
+        "store  network  outstanding  p50 us  p99 us  writes/s  cores busy  alone: p50 us  p99 us"
     );
-    for _ in 0..rounds {
-        let mut in_memory = f64::NAN;
-        for network in ["memory", "tcp", "tls"] {
-            if support::wanted(network) {
-                let rate = measure(network, writes, in_memory);
-                if network == "memory" {
-                    in_memory = rate;
-                }
+    for store in ["log", "sled"] {
+        if !support::wanted(store) {
+            continue;
+        }
+        let mut rates = [const { Vec::new() }; NETWORKS.len()];
+        for _ in 0..rounds {
+            for (network, rates) in NETWORKS.into_iter().zip(&mut rates) {
+                rates.push(measure(store, network, writes));
             }
         }
+        let [memory, tcp, tls] = rates.map(median);
+        println!(
+            "{store}: median of {rounds}: memory {memory:.0}, tcp {tcp:.0} ({:.0}%), tls {tls:.0} ({:.0}%)",
+            100.0 * tcp / memory,
+            100.0 * tls / memory,
+        );
     }
     if support::wanted("failover") {
         fail_over(failovers);
     }
 }
 
-fn measure(network: &str, writes: usize, in_memory: f64) -> f64 {
+fn median(mut rates: Vec<f64>) -> f64 {
+    rates.sort_by(f64::total_cmp);
+    rates[rates.len() / 2]
+}
+
+fn measure(store: &str, network: &str, writes: usize) -> f64 {
     let dir = support::directory();
-    let nodes = start(network, dir.path());
+    let nodes = start(store, network, dir.path());
     let session = nodes[0].session().open().wait().expect("it opens");
     let data = support::data(DATA_BYTES);
     session
@@ -65,10 +78,9 @@ fn measure(network: &str, writes: usize, in_memory: f64) -> f64 {
     let busy = support::processor_time() - busy;
     let rate = writes as f64 / whole.as_secs_f64();
     println!(
-        "{network:7}  {OUTSTANDING:11}  {:6.0}  {:6.0}  {rate:8.0}  {:10.0}%  {:10.2}  {:13.0}  {:6.0}",
+        "{store:5}  {network:7}  {OUTSTANDING:11}  {:6.0}  {:6.0}  {rate:8.0}  {:10.2}  {:13.0}  {:6.0}",
         times.percentile(50),
         times.percentile(99),
-        100.0 * rate / in_memory,
         busy.as_secs_f64() / whole.as_secs_f64(),
         alone.percentile(50),
         alone.percentile(99),
@@ -81,10 +93,14 @@ fn set(session: &Session, data: &[u8]) -> quorate::Pending<quorate::Stat> {
 }
 
 /// A cluster on this network, the leader first.
-fn start(network: &str, dir: &Path) -> Vec<Node> {
+fn start(store: &str, network: &str, dir: &Path) -> Vec<Node> {
     let stored = |id: u64, builder: NodeBuilder| {
         let dir = dir.join(format!("node-{id}"));
-        builder.storage(Log::open(dir, LogOptions::default()).expect("it opens"))
+        let storage: Box<dyn Storage> = match store {
+            "sled" => Box::new(Sled::open(dir, SledOptions::default()).expect("it opens")),
+            _ => Box::new(Log::open(dir, LogOptions::default()).expect("it opens")),
+        };
+        builder.storage(storage)
     };
     match network {
         "memory" => support::cluster(3, stored),
@@ -143,7 +159,7 @@ fn fail_over(times: usize) {
     let mut gaps = Times::default();
     for _ in 0..times {
         let dir = support::directory();
-        let mut nodes = start("tcp", dir.path());
+        let mut nodes = start("log", "tcp", dir.path());
         let leader = nodes.remove(0);
         let session = nodes[0].session().open().wait().expect("it opens");
         session

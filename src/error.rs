@@ -201,8 +201,9 @@ pub enum Error {
         /// How many it may lack (`NodeBuilder::promotion_lag_max`).
         limit: u64,
     },
-    /// The leader has not heard of the node for a while, so it is given neither a vote nor leadership
-    /// (NewConfigNoQuorum, -13). Nothing was changed.
+    /// The leader has not heard of the node for a while, so it is given neither a vote nor leadership; nor is
+    /// a voter taken away without which too many of the others would be silent (NewConfigNoQuorum, -13).
+    /// Nothing was changed.
     #[error("node {node} has been silent")]
     MemberSilent {
         /// The node.

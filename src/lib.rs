@@ -6,6 +6,7 @@
 //! same.
 
 pub mod consensus;
+pub mod observe;
 pub mod recipes;
 pub mod recovery;
 #[cfg(feature = "zookeeper")]

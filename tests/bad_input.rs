@@ -5,12 +5,12 @@ mod support;
 use std::time::Duration;
 
 use quorate::storage::{Log, LogOptions, Memory, Sled, SledOptions, StorageError};
-use quorate::transport::Network;
+use quorate::transport::{Message, Network};
 use quorate::{
     Acl, AuthId, ClusterId, CreateMode, Error, Node, NodeBuilder, Permissions, Session, StartError,
     Version, WatchKind,
 };
-use support::{Cluster, Kind, Tap, Within, node_id};
+use support::{Cluster, Kind, Stuck, Tap, Within, eventually, node_id};
 
 fn single() -> (Cluster, Session) {
     let cluster = Cluster::new(1);
@@ -630,4 +630,28 @@ fn a_snapshots_pieces_out_of_nowhere_are_refused() {
     let ack = [fixed64(1, 5), varint(2, u64::MAX)].concat();
     tap.inject(id, 2, 1, bytes_field(6, &ack));
     all_well(&cluster);
+}
+
+#[test]
+fn what_peers_send_to_a_node_that_stands_still_is_bounded_in_bytes() {
+    let stuck = Stuck::default();
+    let gate = stuck.gate();
+    let shut = gate.lock();
+    let node = Node::builder(1)
+        .voters([1, 2])
+        .transport(stuck.clone())
+        .start()
+        .unwrap();
+    eventually("its loop waits", || stuck.sends() > 0);
+    let inbox = stuck.inbox();
+    // One buffer, so that the test itself needs no memory for them.
+    let payload = bytes::Bytes::from(vec![7; 15 << 20]);
+    let message = || Message::new(node.cluster(), node_id(2), node_id(1), payload.clone());
+    let kept = (0..100).take_while(|_| inbox.deliver(message())).count();
+    // Open before anything may fail: a node that is dropped waits for its loop.
+    drop(shut);
+    assert_eq!(kept, 256 / 15);
+    // The room is free again when the loop has taken them.
+    eventually("it has room again", || inbox.deliver(message()));
+    drop(inbox);
 }

@@ -16,6 +16,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("acl", 0),
     ("op", 0),
     ("clock", 0),
+    ("observe", 0),
     ("proto", 0),
     ("state", 1),
     ("storage", 1),

@@ -10,7 +10,7 @@ use quorate::transport::{self, Inbox, Lane, Local, Message, Network, Transport, 
 use quorate::{
     CreateMode, Error, JoinError, Members, Node, NodeEvent, Role, SessionState, StartError, Version,
 };
-use support::{Cluster, Kind, PATIENCE, Within, eventually, node_id};
+use support::{Cluster, Kind, PATIENCE, Tap, Within, eventually, node_id};
 
 fn ids(nodes: &[quorate::NodeId]) -> Vec<u64> {
     nodes.iter().map(|node| node.as_u64()).collect()
@@ -258,6 +258,63 @@ fn what_makes_no_sense_is_refused_by_name() {
 }
 
 #[test]
+fn a_voter_without_whom_the_others_have_no_majority_is_not_removed() {
+    let mut cluster = Cluster::new(3);
+    let (leader, gone) = (cluster.leader(), cluster.follower());
+    let other = 6 - leader - gone;
+    cluster.stop(gone);
+    let node = cluster.node(leader);
+    let missed = |status: &quorate::NodeStatus| {
+        let found = status
+            .members
+            .iter()
+            .find(|member| member.id == node_id(gone));
+        found.is_some_and(|member| member.is_silent == Some(true))
+    };
+    node.wait_for(PATIENCE, missed).unwrap();
+    let silent = Error::MemberSilent {
+        node: node_id(gone),
+    };
+    for voter in [other, leader] {
+        assert_eq!(node.remove(node_id(voter)).within().unwrap_err(), silent);
+    }
+    insist(|| cluster.node(leader).remove(node_id(gone)).within()).unwrap();
+    insist(|| cluster.node(leader).remove(node_id(other)).within()).unwrap();
+    is_removed(cluster.node(other));
+    let session = cluster.session(leader);
+    session
+        .create("/on", "", CreateMode::Persistent)
+        .within()
+        .unwrap();
+}
+
+#[test]
+fn strangers_keep_no_member_from_being_heard() {
+    let network = Network::new(2);
+    let tap = Tap::new(&network, 1);
+    let first = Node::builder(1).transport(tap.clone()).start().unwrap();
+    let second = Node::builder(2)
+        .join([1])
+        .transport(network.endpoint(node_id(2)))
+        .start()
+        .unwrap();
+    insist(|| first.add_learner(node_id(2)).within()).unwrap();
+    // An empty message of the consensus core, from many who are nobody.
+    network.isolate(node_id(2));
+    for stranger in 1_000..4_000 {
+        while !tap.inject(first.cluster(), stranger, 1, vec![0x0a, 0]) {}
+    }
+    let missed = |status: &quorate::NodeStatus| {
+        let found = status.members.iter().find(|member| member.id == node_id(2));
+        found.is_some_and(|member| member.is_silent == Some(true))
+    };
+    first.wait_for(PATIENCE, missed).unwrap();
+    network.heal();
+    insist(|| first.promote(node_id(2)).within()).unwrap();
+    drop(second);
+}
+
+#[test]
 fn a_learner_that_is_behind_gets_no_vote_and_says_how_far() {
     let mut cluster = Cluster::with(3, Kind::Memory, |_, builder| builder.promotion_lag_max(50));
     let session = cluster.session(1);
@@ -486,6 +543,35 @@ fn leadership_goes_to_whom_it_is_handed_wherever_that_is_asked_for() {
         eventually("the new leader to be known", || {
             cluster.node(third).status().leader == Some(node_id(other))
         });
+    }
+}
+
+#[test]
+fn every_node_tells_who_leads_by_its_status_and_its_events() {
+    let cluster = Cluster::new(3);
+    let (leader, next) = (cluster.leader(), cluster.follower());
+    let mut events: Vec<_> = (1..=3).map(|id| cluster.node(id).events()).collect();
+    let term = cluster.node(leader).status().term;
+    let node = cluster.node(leader);
+    insist(|| node.transfer_leadership(node_id(next)).within()).unwrap();
+    for (id, events) in (1..).zip(&mut events) {
+        let (heard, in_term) = loop {
+            match events.next_timeout(PATIENCE).unwrap().unwrap() {
+                NodeEvent::LeaderChanged { leader, term } if leader == Some(node_id(next)) => {
+                    break (leader, term);
+                }
+                _ => continue,
+            }
+        };
+        assert!(in_term > term);
+        // Unless a machine under load has held another election since.
+        let says_so = |status: &quorate::NodeStatus| {
+            status.term > in_term
+                || (status.leader == heard && (status.role == Role::Leader) == (id == next))
+        };
+        let status = cluster.node(id).wait_for(PATIENCE, says_so).unwrap();
+        assert!(status.commit_index >= status.applied_index && status.applied_index > 1);
+        assert_eq!(ids(&status.voters), [1, 2, 3]);
     }
 }
 

@@ -123,6 +123,32 @@ fn neither_an_empty_disk_nor_one_that_is_taken_is_recovered() {
 }
 
 #[test]
+fn the_disk_of_a_node_that_was_never_added_is_no_survivor() {
+    // It belongs to the cluster and holds nothing: made the beginning of another, it would be an empty tree.
+    let network = Network::new(1);
+    let endpoint = network.endpoint(node_id(1));
+    let first = Node::builder(1).transport(endpoint).start().unwrap();
+    let disk = Memory::new();
+    let joined = Node::builder(2)
+        .join([1])
+        .storage(disk.clone())
+        .transport(network.endpoint(node_id(2)))
+        .start()
+        .unwrap();
+    assert_eq!(joined.cluster(), first.cluster());
+    joined.shutdown();
+    let confirmation = Confirmation::typed(first.cluster().to_string());
+    let into = Memory::new();
+    let error = force_single_voter(&disk, &into, &confirmation).unwrap_err();
+    assert!(
+        matches!(error, RecoveryError::NotAMember { node, cluster }
+            if node == node_id(2) && cluster == first.cluster()),
+        "{error}"
+    );
+    assert_eq!(into.recover().unwrap().identity, None);
+}
+
+#[test]
 fn a_disk_that_a_node_uses_cannot_be_opened_to_be_recovered() {
     let directory = tempfile::tempdir().unwrap();
     let (on_log, on_sled) = (directory.path().join("log"), directory.path().join("sled"));

@@ -37,7 +37,9 @@ impl Node {
     /// it ([`Role::Removed`](crate::Role)); it comes back only with an empty storage, by joining.
     ///
     /// # Errors
-    /// [`Error::LastVoter`](crate::Error), [`Error::NotAMember`](crate::Error).
+    /// [`Error::LastVoter`](crate::Error), [`Error::NotAMember`](crate::Error);
+    /// [`Error::MemberSilent`](crate::Error) where so many of the other voters are silent that the cluster
+    /// could decide nothing any more: the one that it names has to come back, or to be removed first.
     pub fn remove(&self, node: NodeId) -> Pending<Members> {
         self.ask(MembershipRequest::Remove(node))
     }

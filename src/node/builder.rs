@@ -3,6 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -18,6 +19,7 @@ use super::{Node, Waker, run};
 use crate::clock::{Clock, SystemClock};
 use crate::consensus::{Consensus, RaftCore, RaftOptions};
 use crate::ids::{ClusterId, NodeId};
+use crate::observe::NodeMeters;
 use crate::op::OP_BYTES_MAX;
 use crate::proto::Rules;
 use crate::replica::{Join, NAME_BYTES_MAX, PeerMessage, Replica, ReplicaOptions};
@@ -339,16 +341,24 @@ impl NodeBuilder {
             snapshots,
             reports,
         } = self.assemble()?;
+        let span = shared.telling.span(cluster);
+        let spawn = |what, body| spawn(id, what, span.clone(), body);
         let mut threads = Vec::new();
-        let (store, report) = (storage.clone(), reports.clone());
-        threads.push(spawn(id, "writer", move || {
-            workers::run_writer(&store, &writes, &report);
-        })?);
-        threads.push(spawn(id, "snapshots", move || {
-            workers::run_snapshotter(&storage, &snapshots, &reports);
-        })?);
+        let (store, report, clock) = (storage.clone(), reports.clone(), shared.clock.clone());
+        threads.push(spawn(
+            "writer",
+            Box::new(move || workers::run_writer(&store, &writes, &report, &*clock)),
+        )?);
+        threads.push(spawn(
+            "snapshots",
+            Box::new(move || workers::run_snapshotter(&storage, &snapshots, &reports)),
+        )?);
+        span.in_scope(|| shared.telling.started(&shared.status()));
         let for_loop = shared.clone();
-        threads.push(spawn(id, "loop", move || run(driver, &wake, &for_loop))?);
+        threads.push(spawn(
+            "loop",
+            Box::new(move || run(driver, &wake, &for_loop)),
+        )?);
         Ok(Node {
             id,
             cluster,
@@ -403,9 +413,11 @@ impl NodeBuilder {
             waker.clone(),
             clock,
         ));
+        let bytes_queued = Arc::new(AtomicUsize::new(0));
         let queues = Queues {
             commands: commands_out,
             peers: peers_out,
+            peer_bytes: bytes_queued.clone(),
             disconnected: disconnected_out,
             done: done_out,
             writes,
@@ -423,8 +435,10 @@ impl NodeBuilder {
             cluster,
             id,
             peers,
+            bytes_queued,
             disconnected,
             waker: waker.clone(),
+            meters: shared.telling.meters.clone(),
         };
         match joining {
             Some(joining) => joining.run(inbox),
@@ -669,6 +683,9 @@ pub(crate) struct Assembly {
 /// The most messages of peers that wait for the loop; one more is dropped, as a network may.
 const PEER_MESSAGES_MAX: usize = 16_384;
 
+/// And the most bytes of them, unless one message has more.
+const PEER_BYTES_MAX: usize = 256 * 1024 * 1024;
+
 /// The most broken connections that the loop is told of at once.
 const DISCONNECTIONS_MAX: usize = 1024;
 
@@ -751,11 +768,12 @@ fn cluster_id(name: &str, voters: &[NodeId], settings: &Settings) -> ClusterId {
 fn spawn(
     id: NodeId,
     what: &str,
-    body: impl FnOnce() + Send + 'static,
+    span: tracing::Span,
+    body: Box<dyn FnOnce() + Send>,
 ) -> std::result::Result<std::thread::JoinHandle<()>, StartError> {
     std::thread::Builder::new()
         .name(format!("quorate-{id}-{what}"))
-        .spawn(body)
+        .spawn(move || span.in_scope(body))
         .map_err(|error| invalid(format!("no thread is to be had: {error}")))
 }
 
@@ -769,8 +787,26 @@ pub(super) struct PeerInbox {
     cluster: ClusterId,
     id: NodeId,
     peers: Sender<(NodeId, Bytes)>,
+    /// The bytes of what waits in `peers`.
+    bytes_queued: Arc<AtomicUsize>,
     disconnected: Sender<NodeId>,
     waker: Waker,
+    meters: NodeMeters,
+}
+
+impl PeerInbox {
+    /// Puts a message into the loop's queue, if there is room.
+    fn queue(&self, message: Message) -> bool {
+        let bytes = message.payload().len();
+        let before = self.bytes_queued.fetch_add(bytes, Ordering::AcqRel);
+        let fits = before == 0 || before + bytes <= PEER_BYTES_MAX;
+        let from = message.from();
+        let taken = fits && self.peers.try_send((from, message.into_payload())).is_ok();
+        if !taken {
+            self.bytes_queued.fetch_sub(bytes, Ordering::AcqRel);
+        }
+        taken
+    }
 }
 
 impl Inbox for PeerInbox {
@@ -781,10 +817,12 @@ impl Inbox for PeerInbox {
         if (message.cluster() != self.cluster && !asks) || message.to() != self.id {
             return false;
         }
-        let taken = self
-            .peers
-            .try_send((message.from(), message.into_payload()))
-            .is_ok();
+        let lane = message.lane() as usize;
+        self.meters.received(lane, message.encoded_len());
+        let taken = self.queue(message);
+        if !taken {
+            self.meters.dropped(lane);
+        }
         self.waker.wake();
         taken
     }

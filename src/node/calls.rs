@@ -9,6 +9,7 @@ use super::shared::{SessionHandle, SessionShared};
 use super::watches::{WatchKind, WatchQueue, WatchTable};
 use crate::error::{Error, Result};
 use crate::ids::{SessionId, Zxid};
+use crate::observe::{CallKind, Stopwatch};
 use crate::op::{Keeper, OpResult, Password, ReadOp};
 use crate::path::ZnodePath;
 use crate::replica::{Answer, MembershipRequest};
@@ -68,6 +69,22 @@ pub(crate) enum Command {
 }
 
 impl Command {
+    /// What it asks for.
+    pub(super) fn kind(&self) -> CallKind {
+        match self {
+            Command::Write { .. } => CallKind::Write,
+            Command::Read { .. } => CallKind::Read,
+            Command::Barrier { .. } => CallKind::Barrier,
+            Command::Open { .. }
+            | Command::Attach { .. }
+            | Command::Touch { .. }
+            | Command::Abandon(_)
+            | Command::Stop => CallKind::Session,
+            Command::Membership { .. } => CallKind::Membership,
+            Command::Freeze { .. } => CallKind::Backup,
+        }
+    }
+
     /// The call that waits for it.
     pub(crate) fn into_call(self) -> Option<Call> {
         match self {
@@ -132,14 +149,15 @@ pub(crate) enum Value {
 pub(crate) struct Call {
     answer: Option<oneshot::Sender<Stamped<Value>>>,
     purpose: Purpose,
-    /// Whether the loop has taken it, so that a write may be on its way.
-    taken: bool,
+    /// Set when the loop has taken it, so that a write may be on its way.
+    taken: Option<CallKind>,
+    called_at: Stopwatch,
 }
 
 impl Drop for Call {
     fn drop(&mut self) {
         let reason = "its loop has ended";
-        let error = if self.taken {
+        let error = if self.taken.is_some() {
             Error::OutcomeUnknown { reason }
         } else {
             Error::Stopped {
@@ -192,15 +210,26 @@ impl Call {
             Call {
                 answer: Some(answer),
                 purpose,
-                taken: false,
+                taken: None,
+                called_at: Stopwatch::start(),
             },
             receiver,
         )
     }
 
     /// The loop has it.
-    pub(super) fn take(&mut self) {
-        self.taken = true;
+    pub(super) fn take(&mut self, kind: CallKind) {
+        self.taken = Some(kind);
+    }
+
+    /// What it asks for, where the loop has it.
+    pub(super) fn kind(&self) -> Option<CallKind> {
+        self.taken
+    }
+
+    /// When it was made.
+    pub(super) fn called_at(&self) -> Stopwatch {
+        self.called_at
     }
 
     /// The password of the session asked for, and who will keep it alive.

@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender};
@@ -15,13 +16,17 @@ use super::calls::{Abandoned, Call, Command, FrozenState, Value};
 use super::compare::fire_differences;
 use super::members::Members;
 use super::shared::{NodeShared, QueueDepths, Role, SessionHandle, SessionShared};
+use super::telling::Cause;
 use super::watches::WatchTable;
 use super::workers::{Done, SnapshotJob, WriteJob};
 use crate::clock::Now;
 use crate::error::Error;
 use crate::ids::{ClusterId, NodeId, SessionId};
+use crate::observe::{self, CallKind, Stopwatch};
 use crate::op::{Keeper, Password};
-use crate::replica::{Answer, Effects, Failure, Input, Output, Replica, SessionEvent, Ticket};
+use crate::replica::{
+    Answer, Effects, Failure, Input, Output, Replica, SessionEvent, Staged, Ticket,
+};
 use crate::transport::{Message, Transport};
 
 /// How much one turn takes from each queue, so that no queue starves another.
@@ -37,6 +42,8 @@ const BACKUPS_MAX: usize = 16;
 pub(crate) struct Queues {
     pub commands: Receiver<Command>,
     pub peers: Receiver<(NodeId, bytes::Bytes)>,
+    /// The bytes of what waits there.
+    pub peer_bytes: Arc<AtomicUsize>,
     /// Peers whose connection has broken.
     pub disconnected: Receiver<NodeId>,
     pub done: Receiver<Done>,
@@ -57,6 +64,8 @@ pub(crate) struct Driver {
     /// Who waits for the state to be frozen; one at a time has it.
     backups: VecDeque<Call>,
     next_seldom_report: Duration,
+    /// The role and the rules that the host's log has heard of.
+    told: (Role, u32),
     stopped: bool,
 }
 
@@ -69,6 +78,7 @@ impl Driver {
         transport: Arc<dyn Transport>,
         shared: Arc<NodeShared>,
     ) -> Driver {
+        let told = (Role::default(), replica.state().rules().number());
         let mut driver = Driver {
             id,
             cluster,
@@ -80,6 +90,7 @@ impl Driver {
             sessions: BTreeMap::new(),
             backups: VecDeque::new(),
             next_seldom_report: Duration::ZERO,
+            told,
             stopped: false,
         };
         // Nobody is to see a status from before the first turn.
@@ -101,7 +112,11 @@ impl Driver {
         }
         for _ in 0..DRAIN_MAX {
             match self.queues.peers.try_recv() {
-                Ok((from, payload)) => self.replica.handle(Input::Peer { from, payload }, now),
+                Ok((from, payload)) => {
+                    let bytes = payload.len();
+                    self.queues.peer_bytes.fetch_sub(bytes, Ordering::AcqRel);
+                    self.replica.handle(Input::Peer { from, payload }, now);
+                }
                 Err(_) => break,
             }
         }
@@ -161,29 +176,30 @@ impl Driver {
         self.replica.next_tick()
     }
 
-    fn stop_because(&mut self, reason: &str) {
-        self.stop(&Error::Stopped {
-            reason: reason.to_string(),
-        });
+    fn stop_because(&mut self, reason: &str, cause: Cause) {
+        let reason = reason.to_string();
+        self.stop(&Error::Stopped { reason }, cause);
     }
 
     /// Ends the node: every call gets its answer.
-    fn stop(&mut self, error: &Error) {
+    fn stop(&mut self, error: &Error, cause: Cause) {
         if self.stopped {
             return;
         }
         self.stopped = true;
         // First, so that whoever finds its session lost finds why.
-        self.shared.set_stopped(error);
+        self.shared.set_stopped(error, cause);
         let effects = self.replica.stop(error);
         self.settle(effects);
         while let Ok(command) = self.queues.commands.try_recv() {
+            let kind = command.kind();
             if let Some(call) = command.into_call() {
-                call.fail(error.clone());
+                self.shared.fail(call, kind, error.clone());
             }
         }
         for call in self.calls.drain().chain(self.backups.drain(..)) {
-            call.fail(error.clone());
+            let kind = call.kind().unwrap_or(CallKind::Backup);
+            self.shared.fail(call, kind, error.clone());
         }
         let table = self.shared.watches.lock();
         for session in std::mem::take(&mut self.sessions).into_values() {
@@ -197,8 +213,8 @@ impl Driver {
         self.replica.state()
     }
 
-    fn ticket(&mut self, mut call: Call) -> Ticket {
-        call.take();
+    fn ticket(&mut self, mut call: Call, kind: CallKind) -> Ticket {
+        call.take(kind);
         Ticket(self.calls.insert(call) as u64)
     }
 
@@ -206,6 +222,7 @@ impl Driver {
         if self.stopped {
             return;
         }
+        let kind = command.kind();
         let input = match command {
             Command::Open {
                 password,
@@ -213,7 +230,7 @@ impl Driver {
                 keeper,
                 call,
             } => {
-                let ticket = self.ticket(call);
+                let ticket = self.ticket(call, kind);
                 Input::Open {
                     ticket,
                     password,
@@ -229,7 +246,7 @@ impl Driver {
                 keeper,
                 call,
             } => {
-                let ticket = self.ticket(call);
+                let ticket = self.ticket(call, kind);
                 Input::Attach {
                     ticket,
                     session,
@@ -245,7 +262,7 @@ impl Driver {
                 op,
                 call,
             } => {
-                let ticket = self.ticket(call);
+                let ticket = self.ticket(call, kind);
                 Input::Write {
                     ticket,
                     session,
@@ -259,7 +276,7 @@ impl Driver {
                 read,
                 call,
             } => {
-                let ticket = self.ticket(call);
+                let ticket = self.ticket(call, kind);
                 Input::Read {
                     ticket,
                     session,
@@ -273,7 +290,7 @@ impl Driver {
                 read,
                 call,
             } => {
-                let ticket = self.ticket(call);
+                let ticket = self.ticket(call, kind);
                 Input::Barrier {
                     ticket,
                     session,
@@ -282,17 +299,19 @@ impl Driver {
                 }
             }
             Command::Membership { request, call } => {
-                let ticket = self.ticket(call);
+                self.shared.telling.membership_asked(request);
+                let ticket = self.ticket(call, kind);
                 Input::Membership { ticket, request }
             }
             Command::Freeze { call } => {
                 if self.backups.len() < BACKUPS_MAX {
                     self.backups.push_back(call);
                 } else {
-                    call.fail(Error::Overloaded {
+                    let full = Error::Overloaded {
                         queue: "backups",
                         limit: BACKUPS_MAX,
-                    });
+                    };
+                    self.shared.fail(call, kind, full);
                 }
                 return;
             }
@@ -300,14 +319,14 @@ impl Driver {
                 session,
                 attachment,
             }) => {
-                let ticket = self.ticket(Call::new().0);
+                let ticket = self.ticket(Call::new().0, kind);
                 Input::Abandon {
                     ticket,
                     session,
                     attachment,
                 }
             }
-            Command::Stop => return self.stop_because("it was shut down"),
+            Command::Stop => return self.stop_because("it was shut down", Cause::Wanted),
             Command::Touch {
                 session,
                 attachment,
@@ -320,9 +339,22 @@ impl Driver {
     }
 
     fn on_done(&mut self, done: Done, now: Now) {
+        let telling = &self.shared.telling;
         let input = match done {
-            Done::Persisted { number } => Input::Persisted { number },
-            Done::SnapshotTaken { meta, published } => Input::SnapshotTaken { meta, published },
+            Done::Persisted { number, written } => {
+                telling.wrote(written);
+                Input::Persisted { number }
+            }
+            Done::Compacted { index } => return telling.compacted(index),
+            Done::SnapshotTaken {
+                meta,
+                published,
+                bytes,
+                took,
+            } => {
+                telling.snapshot_taken(meta.index, published, bytes, took);
+                Input::SnapshotTaken { meta, published }
+            }
             Done::SnapshotRead {
                 transfer,
                 offset,
@@ -336,12 +368,21 @@ impl Driver {
                 transfer,
                 offset,
                 outcome,
-            } => Input::SnapshotStaged {
-                transfer,
-                offset,
-                outcome,
-            },
-            Done::Failed(error) => return self.stop_because(&error.to_string()),
+                took,
+            } => {
+                if let Staged::Whole(received) = &outcome {
+                    telling.snapshot_received(received.meta.index, offset, took);
+                }
+                Input::SnapshotStaged {
+                    transfer,
+                    offset,
+                    outcome,
+                }
+            }
+            Done::Failed(error) => {
+                telling.storage_failed(&error);
+                return self.stop_because(&error.to_string(), Cause::Failure);
+            }
         };
         self.replica.handle(input, now);
     }
@@ -351,6 +392,8 @@ impl Driver {
         match output {
             Output::Send { to, lane, payload } => {
                 let message = Message::new(self.cluster, self.id, to, payload);
+                let meters = &self.shared.telling.meters;
+                meters.sent(lane as usize, message.encoded_len());
                 self.transport.send(message.with_lane(lane));
             }
             Output::Write {
@@ -384,14 +427,22 @@ impl Driver {
                 self.transport
                     .send(Message::new(nobodys, self.id, to, payload));
             }
-            Output::Fail(Failure::Removed) => self.stop(&Error::Removed),
-            Output::Fail(failure) => self.stop_because(&failure.to_string()),
+            Output::Fail(Failure::Removed) => self.stop(&Error::Removed, Cause::Wanted),
+            Output::Fail(failure) => {
+                if let Failure::Storage(error) = &failure {
+                    self.shared.telling.storage_failed(error);
+                }
+                self.stop_because(&failure.to_string(), Cause::Failure);
+            }
         }
     }
 
     /// Events first, then the tree, then the answers: nobody reads a change, or is told that it was
     /// made, before its watchers have it in their queues.
     fn settle(&mut self, effects: Effects) {
+        for notice in &effects.notices {
+            self.shared.telling.noticed(notice);
+        }
         if effects.is_empty() {
             return;
         }
@@ -419,10 +470,15 @@ impl Driver {
             }
         }
         for event in effects.events {
+            self.shared.telling.happened(&event);
             self.shared.events.tell(event.into());
         }
+        let now = Stopwatch::start();
         for (ticket, answer) in effects.answers {
             let call = self.calls.remove(ticket.0 as usize);
+            if let Some(kind) = call.kind() {
+                self.shared.tell_answer(&call, kind, answer.error(), now);
+            }
             match opened.remove(&ticket) {
                 None => call.answer(answer),
                 Some(session) => {
@@ -444,9 +500,13 @@ impl Driver {
             && let Some(call) = self.backups.pop_front()
         {
             let zxid = self.replica.state().zxid();
+            let now = Stopwatch::start();
+            self.shared.tell_answer(&call, CallKind::Backup, None, now);
             call.give(Value::Frozen(Box::new(FrozenState { meta, zxid, frozen })));
         }
-        if let Some((meta, frozen)) = self.replica.take_due_snapshot() {
+        if !self.stopped
+            && let Some((meta, frozen)) = self.replica.take_due_snapshot()
+        {
             let job = SnapshotJob::Take { meta, frozen };
             let _ = self.queues.snapshots.send(job);
         }
@@ -460,6 +520,11 @@ impl Driver {
             return;
         }
         session.set(change.event, table);
+        // When the node stops that says it all.
+        if !self.stopped {
+            let telling = &self.shared.telling;
+            telling.session_changed(change.session, change.event);
+        }
         if !matches!(
             change.event,
             SessionEvent::Certain { .. } | SessionEvent::Suspended
@@ -486,10 +551,13 @@ impl Driver {
             return None;
         };
         let (password, keeper) = asked?;
+        self.shared.telling.session_opened(id, timeout_ms);
         let session =
             SessionShared::new(id, password, attachment, timeout_ms, certain_until, keeper);
         if let Some(before) = self.sessions.insert(id, session.clone()) {
             before.set(SessionEvent::Moved, table);
+            let telling = &self.shared.telling;
+            telling.session_changed(id, SessionEvent::Moved);
         }
         Some(session)
     }
@@ -509,6 +577,9 @@ impl Driver {
             crate::consensus::Role::Learner => Role::Learner,
             _ => Role::Follower,
         };
+        self.tell_changes(role, status.term);
+        let replica = &self.replica;
+        let status = replica.consensus_status();
         let seldom = now.monotonic >= self.next_seldom_report;
         if seldom {
             self.next_seldom_report = now.monotonic + SELDOM;
@@ -562,8 +633,24 @@ impl Driver {
             drop(table);
             self.shared.update_status(|shown| {
                 shown.watches = watches;
+                if observe::ON {
+                    self.shared.telling.measured(shown);
+                }
                 false
             });
+        }
+    }
+
+    /// Tells of what has changed since it was last looked at.
+    fn tell_changes(&mut self, role: Role, term: u64) {
+        let rules = self.replica.state().rules().number();
+        let (role_before, rules_before) = std::mem::replace(&mut self.told, (role, rules));
+        if role != role_before {
+            let telling = &self.shared.telling;
+            telling.role_changed(role_before, role, term);
+        }
+        if rules != rules_before {
+            self.shared.telling.rules_changed(rules);
         }
     }
 }

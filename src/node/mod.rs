@@ -12,6 +12,7 @@ mod events;
 mod join;
 mod members;
 mod shared;
+mod telling;
 mod watches;
 pub(crate) mod workers;
 
@@ -39,6 +40,8 @@ pub(crate) use shared::{NodeShared, SessionHandle};
 pub(crate) use watches::{WatchQueue, WatchTable};
 
 pub(crate) use crate::replica::MembershipRequest;
+
+use telling::Cause;
 
 use crate::error::{Error, Result};
 use crate::ids::{ClusterId, NodeId, Zxid};
@@ -205,9 +208,9 @@ fn run(mut driver: driver::Driver, wake: &Receiver<()>, shared: &NodeShared) {
     struct Stop<'a>(&'a NodeShared);
     impl Drop for Stop<'_> {
         fn drop(&mut self) {
-            self.0.set_stopped(&Error::Stopped {
-                reason: "its loop has ended".to_string(),
-            });
+            let reason = "its loop has ended".to_string();
+            self.0
+                .set_stopped(&Error::Stopped { reason }, Cause::Failure);
         }
     }
     let _stop = Stop(shared);

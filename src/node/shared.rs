@@ -9,13 +9,15 @@ use crossbeam_channel::{Sender, TrySendError};
 use parking_lot::{Condvar, Mutex};
 
 use super::Waker;
-use super::calls::{Abandoned, Command};
+use super::calls::{Abandoned, Call, Command};
 use super::events::{EventHub, NodeEvent};
 use super::members::MemberStatus;
+use super::telling::{Cause, Telling};
 use super::watches::{SessionState, WatchQueue, WatchTable};
 use crate::clock::Clock;
 use crate::error::{Error, Result};
 use crate::ids::{ClusterId, NodeId, SessionId, Zxid};
+use crate::observe::{CallKind, Stopwatch};
 use crate::op::{Keeper, Password};
 use crate::replica::SessionEvent;
 use crate::state::Reader;
@@ -118,6 +120,7 @@ pub(crate) struct NodeShared {
     pub(crate) watches: Mutex<WatchTable>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) events: EventHub,
+    pub(super) telling: Telling,
     status: Mutex<NodeStatus>,
     status_changed: Condvar,
     /// Whether `status` says that the node has stopped.
@@ -166,6 +169,7 @@ impl NodeShared {
             watches: Mutex::new(WatchTable::default()),
             clock,
             events: EventHub::default(),
+            telling: Telling::new(id),
             status: Mutex::new(status),
             status_changed: Condvar::new(),
             has_stopped: AtomicBool::new(false),
@@ -197,9 +201,29 @@ impl NodeShared {
                 Err(TrySendError::Disconnected(command)) => (command, self.stopped_error()),
             }
         };
+        let kind = command.kind();
         if let Some(call) = command.into_call() {
-            call.fail(error);
+            self.fail(call, kind, error);
         }
+    }
+
+    /// Gives a call an error for its answer.
+    pub(super) fn fail(&self, call: Call, kind: CallKind, error: Error) {
+        self.tell_answer(&call, kind, Some(&error), Stopwatch::start());
+        call.fail(error);
+    }
+
+    /// A call is being answered.
+    pub(super) fn tell_answer(
+        &self,
+        call: &Call,
+        kind: CallKind,
+        error: Option<&Error>,
+        now: Stopwatch,
+    ) {
+        let seconds = call.called_at().seconds_to(now);
+        let now = || self.clock.now().monotonic;
+        self.telling.answered(kind, error, seconds, now);
     }
 
     /// Hands in the command that must not be lost; waits where the queue is full.
@@ -261,7 +285,7 @@ impl NodeShared {
         Ok(status.clone())
     }
 
-    pub(super) fn set_stopped(&self, error: &Error) {
+    pub(super) fn set_stopped(&self, error: &Error, cause: Cause) {
         let mut status = self.status.lock();
         if status.stopped.is_some() {
             return;
@@ -281,6 +305,7 @@ impl NodeShared {
         };
         status.role = role;
         status.leader = None;
+        self.telling.stopped(&reason, cause);
         status.stopped = Some(reason);
         self.has_stopped.store(true, Ordering::Release);
         self.status_changed.notify_all();

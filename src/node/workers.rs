@@ -13,6 +13,8 @@ use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender};
 
 use super::Waker;
+use crate::clock::Clock;
+use crate::observe;
 use crate::replica::{CHUNK_BYTES, ReceivedSnapshot, SnapshotRead, SnapshotStage, Staged};
 use crate::state::{Frozen, Restore};
 use crate::storage::linger::{LINGER, linger};
@@ -44,10 +46,17 @@ pub(crate) enum SnapshotJob {
 pub(crate) enum Done {
     Persisted {
         number: u64,
+        written: Written,
+    },
+    /// The log was compacted, up to and including this index.
+    Compacted {
+        index: u64,
     },
     SnapshotTaken {
         meta: SnapshotMeta,
         published: bool,
+        bytes: u64,
+        took: Duration,
     },
     SnapshotRead {
         transfer: u64,
@@ -58,9 +67,20 @@ pub(crate) enum Done {
         transfer: u64,
         offset: u64,
         outcome: Staged,
+        /// Since the transfer's first piece.
+        took: Duration,
     },
     /// The store accepts nothing any more.
     Failed(StorageError),
+}
+
+/// What one write to the log was.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Written {
+    pub entries: usize,
+    pub bytes: usize,
+    /// With its sync.
+    pub took: Duration,
 }
 
 /// The most jobs that share one sync.
@@ -92,8 +112,14 @@ impl Reports {
     }
 }
 
-/// Runs until every sender of jobs is gone, or the store has failed.
-pub(crate) fn run_writer(storage: &Arc<dyn Storage>, jobs: &Receiver<WriteJob>, reports: &Reports) {
+/// Runs until every sender of jobs is gone, or the store has failed. How long a write takes is told by the
+/// node's clock.
+pub(crate) fn run_writer(
+    storage: &Arc<dyn Storage>,
+    jobs: &Receiver<WriteJob>,
+    reports: &Reports,
+    clock: &dyn Clock,
+) {
     let mut waiting: Option<WriteJob> = None;
     loop {
         let next = || {
@@ -104,7 +130,9 @@ pub(crate) fn run_writer(storage: &Arc<dyn Storage>, jobs: &Receiver<WriteJob>, 
             return;
         };
         let done = match first {
-            WriteJob::Compact { index } => storage.compact(index).map(|()| None),
+            WriteJob::Compact { index } => {
+                storage.compact(index).map(|()| Done::Compacted { index })
+            }
             WriteJob::Write {
                 number,
                 publish,
@@ -112,12 +140,19 @@ pub(crate) fn run_writer(storage: &Arc<dyn Storage>, jobs: &Receiver<WriteJob>, 
             } => {
                 let (number, batch, next) = gather(number, batch, jobs);
                 waiting = next;
-                write(storage, publish, &batch).map(|()| Some(number))
+                let begun = clock.now().monotonic;
+                write(storage, publish, &batch).map(|()| Done::Persisted {
+                    number,
+                    written: Written {
+                        entries: batch.entries.len(),
+                        bytes: entry_bytes(&batch),
+                        took: clock.now().monotonic.saturating_sub(begun),
+                    },
+                })
             }
         };
         match done {
-            Ok(Some(number)) => reports.report(Done::Persisted { number }),
-            Ok(None) => {}
+            Ok(done) => reports.report(done),
             Err(error) => return reports.report(Done::Failed(error)),
         }
     }
@@ -145,7 +180,7 @@ fn gather(
     mut batch: WriteBatch,
     jobs: &Receiver<WriteJob>,
 ) -> (u64, WriteBatch, Option<WriteJob>) {
-    let mut bytes: usize = batch.entries.iter().map(|entry| entry.data.len()).sum();
+    let mut bytes = entry_bytes(&batch);
     for _ in 1..JOBS_PER_SYNC_MAX {
         if bytes >= BYTES_PER_SYNC_MAX {
             break;
@@ -156,11 +191,7 @@ fn gather(
                 publish: None,
                 batch: more,
             }) => {
-                bytes += more
-                    .entries
-                    .iter()
-                    .map(|entry| entry.data.len())
-                    .sum::<usize>();
+                bytes += entry_bytes(&more);
                 number = next;
                 join(&mut batch, more);
             }
@@ -169,6 +200,10 @@ fn gather(
         }
     }
     (number, batch, None)
+}
+
+fn entry_bytes(batch: &WriteBatch) -> usize {
+    batch.entries.iter().map(|entry| entry.data.len()).sum()
 }
 
 /// Appends `more` to `batch`, overwriting where it goes back (Raft's conflict rule).
@@ -214,6 +249,7 @@ struct Staging {
     meta: SnapshotMeta,
     writer: Box<dyn SnapshotWriter>,
     restore: Restore,
+    begun: Instant,
 }
 
 /// Why a piece of a received snapshot could not be staged.
@@ -236,18 +272,21 @@ impl From<StorageError> for Unstaged {
 impl Snapshotter {
     pub(crate) fn run(&mut self, storage: &Arc<dyn Storage>, job: SnapshotJob) -> Option<Done> {
         match job {
-            SnapshotJob::Take { meta, frozen } => Some(match take(storage, &meta, frozen) {
-                Ok(()) => Done::SnapshotTaken {
+            SnapshotJob::Take { meta, frozen } => {
+                let begun = Instant::now();
+                let taken = |meta, published, bytes| Done::SnapshotTaken {
                     meta,
-                    published: true,
-                },
-                // What can't be written now may be written later; the log holds everything.
-                Err(StorageError::Refused { .. }) => Done::SnapshotTaken {
-                    meta,
-                    published: false,
-                },
-                Err(error) => Done::Failed(error),
-            }),
+                    published,
+                    bytes,
+                    took: begun.elapsed(),
+                };
+                Some(match take(storage, &meta, frozen) {
+                    Ok(bytes) => taken(meta, true, bytes),
+                    // What can't be written now may be written later; the log holds everything.
+                    Err(StorageError::Refused { .. }) => taken(meta, false, 0),
+                    Err(error) => Done::Failed(error),
+                })
+            }
             SnapshotJob::Read(read) => {
                 let piece = self.read(storage, &read).ok().flatten();
                 let SnapshotRead {
@@ -266,6 +305,8 @@ impl Snapshotter {
             SnapshotJob::Stage(stage) => {
                 let transfer = stage.transfer;
                 let offset = stage.offset + stage.data.len() as u64;
+                let earlier = self.staging.as_ref().filter(|_| stage.offset > 0);
+                let begun = earlier.map_or_else(Instant::now, |staging| staging.begun);
                 let outcome = match self.stage(storage, stage) {
                     Ok(None) => Staged::Underway,
                     Ok(Some(received)) => Staged::Whole(Box::new(received)),
@@ -282,6 +323,7 @@ impl Snapshotter {
                     transfer,
                     offset,
                     outcome,
+                    took: begun.elapsed(),
                 })
             }
         }
@@ -321,6 +363,7 @@ impl Snapshotter {
                 meta: stage.meta,
                 writer,
                 restore: Restore::default(),
+                begun: Instant::now(),
             });
         }
         let staging = self
@@ -349,18 +392,24 @@ impl Snapshotter {
     }
 }
 
+/// Returns how many bytes the snapshot has.
 fn take(
     storage: &Arc<dyn Storage>,
     meta: &SnapshotMeta,
     frozen: Frozen,
-) -> Result<(), StorageError> {
+) -> Result<u64, StorageError> {
+    let _span =
+        tracing::debug_span!(target: observe::SNAPSHOT, "snapshot", index = meta.index).entered();
     let mut writer = storage.snapshot_writer(meta)?;
+    let mut bytes = 0;
     for chunk in frozen.chunks() {
         let begun = Instant::now();
         writer.write(&chunk)?;
+        bytes += chunk.len() as u64;
         std::thread::sleep(begun.elapsed().min(PAUSE_MAX) * PAUSE_RATIO);
     }
-    writer.publish()
+    writer.publish()?;
+    Ok(bytes)
 }
 
 #[cfg(test)]

@@ -58,6 +58,15 @@ pub enum RecoveryError {
     /// The survivor's storage holds nothing.
     #[error("the survivor's storage is empty")]
     NothingThere,
+    /// The survivor's disk does not name it among the members: it joined and was never added, so that its tree
+    /// is empty, or it was removed.
+    #[error("node {node} is no member of cluster {cluster}, as far as its disk knows")]
+    NotAMember {
+        /// The node whose disk it is.
+        node: NodeId,
+        /// The cluster.
+        cluster: ClusterId,
+    },
     /// The storage for the new cluster holds something already.
     #[error("the storage for the new cluster belongs to node {node} of cluster {cluster} already")]
     NotEmpty {
@@ -122,6 +131,18 @@ pub fn force_single_voter(
     if confirmation.typed != identity.cluster.to_string() {
         return Err(RecoveryError::NotConfirmed {
             typed: confirmation.typed.clone(),
+            cluster: identity.cluster,
+        });
+    }
+    let members = recovered.snapshot.unwrap_or_default().configuration;
+    let lists = [&members.voters, &members.voters_outgoing, &members.learners];
+    if !lists
+        .into_iter()
+        .flatten()
+        .any(|&node| node == identity.node)
+    {
+        return Err(RecoveryError::NotAMember {
+            node: identity.node,
             cluster: identity.cluster,
         });
     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Answer, Failure, Replica, SessionEvent};
+use super::{Answer, Failure, Notice, Replica, SessionEvent};
 use crate::error::Error;
 use crate::ids::SessionId;
 use crate::op::{Applied, Op, OpResult, Password, Request};
@@ -79,7 +79,14 @@ impl Replica {
                     self.notice_session(id);
                 }
             }
-            Op::ExpireSession { session, .. } => self.notice_session(session),
+            Op::ExpireSession { session, .. } => {
+                let tracked = self.leads() && self.leadership.tracks(session);
+                self.notice_session(session);
+                if tracked && !self.leadership.tracks(session) {
+                    let expired = Notice::SessionExpired { session };
+                    self.effects.notices.push(expired);
+                }
+            }
             op => {
                 let id = request.session;
                 let closed = matches!((&op, &applied), (Op::CloseSession, Applied::Now { .. }));

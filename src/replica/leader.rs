@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::barriers::{Asker, LeaderBarriers};
 use super::tracker::SessionTracker;
-use super::{PeerMessage, Replica};
+use super::{Notice, PeerMessage, Replica};
 use crate::ids::{NodeId, SessionId};
 use crate::op::{OP_BYTES_MAX, Op};
 use crate::proto::{self, Batch, records::RequestRecord};
@@ -22,6 +22,7 @@ pub(super) struct Leadership {
     pub(super) barriers: LeaderBarriers,
     tracker: SessionTracker,
     next_reap: Duration,
+    pub(super) began_at: Duration,
     /// What was committed when the term began: all that earlier leaders have left behind is within.
     pub(super) commit_at_start: u64,
 }
@@ -49,6 +50,11 @@ impl Leadership {
         self.proposed.remove(&(session.0, attachment));
     }
 
+    /// Whether the session is known to live.
+    pub(super) fn tracks(&self, id: SessionId) -> bool {
+        self.tracker.contains(id)
+    }
+
     /// The session has ended, with all its attachments.
     fn forget_session(&mut self, id: SessionId) {
         self.tracker.remove(id);
@@ -63,6 +69,7 @@ impl Replica {
     pub(super) fn begin_leadership(&mut self) {
         let now = self.now.monotonic;
         self.leadership.next_reap = now + self.options.reap_interval;
+        self.leadership.began_at = now;
         self.leadership.commit_at_start = self.status.commit;
         let sessions = self
             .state
@@ -130,12 +137,15 @@ impl Replica {
         }
         let requests = std::mem::take(&mut self.leadership.batch);
         for batch in split_by_bytes(requests, self.options.batch_bytes_max) {
+            let ops = batch.len();
             let batch = Batch {
                 time_ms: self.now.wall_ms,
                 rules: self.next_rules(),
                 requests: batch,
             };
-            if self.core.propose(batch.encode()).is_err() {
+            if self.core.propose(batch.encode()).is_ok() {
+                self.effects.notices.push(Notice::Proposed { ops });
+            } else {
                 // Dropped, not appended: its origins send it again, and it must look new then.
                 self.leadership.proposed.clear();
                 self.resend_at_tick = true;

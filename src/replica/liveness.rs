@@ -8,6 +8,7 @@
 //! A session is named as long as this node runs, or, where its host keeps it alive for a client
 //! elsewhere, when the host has heard of that client since the last time.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::origin::certain_span;
@@ -87,6 +88,8 @@ impl Replica {
             return;
         };
         self.liveness.confirmed_at = self.liveness.confirmed_at.max(confirmed.sent_at);
+        // There may be as many as the node has sessions, of whom there may be many.
+        let gone: BTreeSet<&SessionId> = gone.iter().collect();
         for id in confirmed.sessions {
             if !gone.contains(&id) {
                 self.confirm_session(id, confirmed.sent_at);

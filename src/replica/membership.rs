@@ -25,9 +25,6 @@ use crate::transport::Lane;
 /// The most requests of this node's operators that may wait.
 const ASKED_MAX: usize = 64;
 
-/// The most nodes whose last word the leader remembers.
-const HEARD_MAX: usize = 1_024;
-
 /// The replica's bookkeeping of who takes part.
 pub(super) struct Membership {
     asked: BTreeMap<u64, Asked>,
@@ -35,7 +32,7 @@ pub(super) struct Membership {
     has_unsent: bool,
     /// The leader's one change, or transfer of leadership, under way.
     underway: Option<Underway>,
-    /// When each node was last heard from.
+    /// When each member was last heard from.
     heard: BTreeMap<NodeId, Duration>,
     /// When this node, should it hear nothing until then, asks whether it is a member still.
     inquire_at: Duration,
@@ -342,8 +339,11 @@ impl Replica {
             MembershipRequest::Remove(node) if members.voters == [node] => {
                 Plan::Refuse(Error::LastVoter { node })
             }
-            MembershipRequest::Remove(node) if node == me => Plan::HandOver,
-            MembershipRequest::Remove(node) => Plan::Change(vec![MembershipChange::Remove(node)]),
+            MembershipRequest::Remove(node) => match self.check_majority(node, None) {
+                Err(error) => Plan::Refuse(error),
+                Ok(()) if node == me => Plan::HandOver,
+                Ok(()) => Plan::Change(vec![MembershipChange::Remove(node)]),
+            },
             MembershipRequest::Replace { old, new } if !is_member(members, old) && votes(new) => {
                 already(format!("node {new} has node {old}'s place already"))
             }
@@ -354,7 +354,10 @@ impl Replica {
             MembershipRequest::Replace { old, .. } if !votes(old) => {
                 Plan::Refuse(Error::NotAMember { node: old })
             }
-            MembershipRequest::Replace { old, new } => match self.check_promotion(new) {
+            MembershipRequest::Replace { old, new } => match self
+                .check_promotion(new)
+                .and_then(|()| self.check_majority(old, Some(new)))
+            {
                 Err(_) if ask.repeated && self.may_have_caught_up(new) => Plan::Wait,
                 Err(error) => Plan::Refuse(error),
                 // The only voter leads. It gives the successor a vote first, and is then removed by it.
@@ -401,6 +404,28 @@ impl Replica {
             return Err(Error::MemberSilent { node });
         }
         Ok(())
+    }
+
+    /// Whether a majority of the voters is there when `old` is none any more and `new` is one: otherwise
+    /// the change could be decided, and nothing after it.
+    fn check_majority(&self, old: NodeId, new: Option<NodeId>) -> Result<(), Error> {
+        let voters = &self.configuration.voters;
+        // A leader that has just begun has yet to hear from those whose votes it didn't need.
+        let knows =
+            self.now.monotonic.saturating_sub(self.leadership.began_at) > self.silence_max();
+        if !voters.contains(&old) || !knows {
+            return Ok(());
+        }
+        let remaining = voters.iter().copied().filter(|&voter| voter != old);
+        let remaining: Vec<NodeId> = remaining.chain(new).collect();
+        let is_missing = |&&node: &&NodeId| node != self.options.id && self.is_silent(node);
+        let missing: Vec<&NodeId> = remaining.iter().filter(is_missing).collect();
+        match missing.first() {
+            Some(&&node) if missing.len() * 2 >= remaining.len() => {
+                Err(Error::MemberSilent { node })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Whether this leader, which may be new, has yet to learn how far a learner is that it has heard of.
@@ -472,9 +497,9 @@ impl Replica {
     /// Somebody was heard from.
     pub(super) fn hear(&mut self, from: NodeId) {
         self.membership.inquire_at = self.now.monotonic + self.silence_max();
-        let heard = &mut self.membership.heard;
-        if heard.len() < HEARD_MAX || heard.contains_key(&from) {
-            heard.insert(from, self.now.monotonic);
+        // Strangers are not remembered, however many there are.
+        if is_member(&self.configuration, from) {
+            self.membership.heard.insert(from, self.now.monotonic);
         }
     }
 
@@ -497,6 +522,7 @@ impl Replica {
         self.membership
             .heard
             .retain(|&node, _| is_member(&members, node));
+        self.forget_rules_of_strangers();
         let change = self
             .membership
             .underway

@@ -38,7 +38,7 @@ pub(crate) use message::PeerMessage;
 #[cfg(any(test, feature = "testing"))]
 pub(crate) use message::SnapshotChunk;
 pub(crate) use outputs::{
-    Answer, Effects, Failure, NodeEvent, Output, SessionChange, SessionEvent,
+    Answer, Effects, Failure, NodeEvent, Notice, Output, SessionChange, SessionEvent,
 };
 pub(crate) use transfer::{CHUNK_BYTES, SnapshotRead, SnapshotStage};
 

@@ -86,6 +86,8 @@ pub(crate) struct Effects {
     pub sessions: Vec<SessionChange>,
     /// What has become of the cluster, in order.
     pub events: Vec<NodeEvent>,
+    /// What an operator may want to know. Nobody waits for it.
+    pub notices: Vec<Notice>,
 }
 
 impl Effects {
@@ -124,6 +126,18 @@ pub(crate) enum Answer {
     Failed(Error),
 }
 
+impl Answer {
+    /// Why the call failed, if it did.
+    pub(crate) fn error(&self) -> Option<&Error> {
+        match self {
+            Answer::Write { outcome, .. } => outcome.as_ref().err(),
+            Answer::Read { result, .. } => result.as_ref().err(),
+            Answer::Failed(error) => Some(error),
+            Answer::Barrier { .. } | Answer::Session { .. } | Answer::Members(_) => None,
+        }
+    }
+}
+
 /// What has become of the cluster, as this node sees it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum NodeEvent {
@@ -133,6 +147,26 @@ pub(crate) enum NodeEvent {
     MembershipChanged(Configuration),
     /// The state was replaced by a snapshot.
     SnapshotInstalled { index: u64 },
+}
+
+/// Something that happened here and that nothing depends on: for the host's log and its metrics.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Notice {
+    /// This leader has proposed so many operations as one log entry.
+    Proposed { ops: usize },
+    /// This leader has ended a session that was silent.
+    SessionExpired { session: SessionId },
+    /// This leader begins to send a snapshot.
+    SendingSnapshot { to: NodeId, index: u64 },
+    /// It has sent it, or given up.
+    SnapshotSent {
+        to: NodeId,
+        index: u64,
+        /// As far as that is known.
+        bytes: Option<u64>,
+        took: Duration,
+        arrived: bool,
+    },
 }
 
 /// What has become of a session attached here.

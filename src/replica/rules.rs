@@ -28,6 +28,12 @@ impl MembersRules {
         }
     }
 
+    /// Forgets all but these.
+    fn keep<I: Iterator<Item = NodeId>>(&mut self, members: impl Fn() -> I) {
+        let is_member = |node: &NodeId| members().any(|member| member == *node);
+        self.heard.retain(|node, _| is_member(node));
+    }
+
     /// The newest that all members follow; `None` where one of them has not been heard.
     fn common(&self, own: NodeId, members: impl Iterator<Item = NodeId>) -> Option<Rules> {
         let mut common = self.own;
@@ -45,6 +51,11 @@ impl Replica {
         if members(&self.configuration).any(|member| member == from) {
             self.rules.heard.insert(from, rules);
         }
+    }
+
+    /// Others take part: one that comes back under its id may be of another release.
+    pub(super) fn forget_rules_of_strangers(&mut self) {
+        self.rules.keep(|| members(&self.configuration));
     }
 
     /// The rules of the next batch.
@@ -92,6 +103,22 @@ mod tests {
             rules.common(node(1), members()),
             Some(Rules::from_number(3))
         );
+    }
+
+    #[test]
+    fn one_that_was_removed_and_comes_back_has_said_nothing_yet() {
+        let mut rules = MembersRules::new(Rules::LATEST);
+        let members = || (1..=3).map(node);
+        for id in 2..=3 {
+            rules.heard.insert(node(id), Rules::LATEST);
+        }
+        assert_eq!(rules.common(node(1), members()), Some(Rules::LATEST));
+        rules.keep(|| (1..=2).map(node));
+        assert_eq!(
+            rules.common(node(1), (1..=2).map(node)),
+            Some(Rules::LATEST)
+        );
+        assert_eq!(rules.common(node(1), members()), None);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::message::{SnapshotAck, SnapshotChunk, TransferState};
 use super::transfer::{Ended, Inbox, Outbox};
-use super::{Failure, NodeEvent, Output, PeerMessage, ReceivedSnapshot, Replica, Staged};
+use super::{Failure, NodeEvent, Notice, Output, PeerMessage, ReceivedSnapshot, Replica, Staged};
 use crate::consensus::SnapshotSend;
 use crate::ids::NodeId;
 use crate::state::Frozen;
@@ -81,6 +81,9 @@ impl Replica {
     // ---- To another node --------------------------------------------------------------------------
 
     pub(super) fn begin_transfer(&mut self, send: SnapshotSend) {
+        let (to, index) = (send.to, send.meta.index);
+        let notice = Notice::SendingSnapshot { to, index };
+        self.effects.notices.push(notice);
         let (_, replaced) = self.snapshots.outbox.begin(send, self.now.monotonic);
         if let Some(transfer) = replaced {
             self.outputs.push_back(Output::EndRead { transfer });
@@ -128,7 +131,15 @@ impl Replica {
             transfer,
             to,
             arrived,
+            ..
         } = ended;
+        self.effects.notices.push(Notice::SnapshotSent {
+            to,
+            index: ended.index,
+            bytes: ended.bytes,
+            took: self.now.monotonic.saturating_sub(ended.begun_at),
+            arrived,
+        });
         self.outputs.push_back(Output::EndRead { transfer });
         self.core.snapshot_sent(to, arrived);
         self.pump();

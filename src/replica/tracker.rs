@@ -70,6 +70,11 @@ impl SessionTracker {
         self.sessions.remove(&id);
     }
 
+    /// Whether the session is known.
+    pub(super) fn contains(&self, id: SessionId) -> bool {
+        self.sessions.contains_key(&id)
+    }
+
     /// A session was heard of. Too late for one that is being expired.
     pub(super) fn touch(&mut self, id: SessionId, now: Duration) {
         if let Some(session) = self.sessions.get_mut(&id).filter(|s| !s.expiring) {

@@ -20,6 +20,10 @@ pub(crate) const CHUNK_BYTES: usize = 256 * 1024;
 /// How far a sender goes beyond what was acknowledged, in bytes.
 const WINDOW_BYTES: u64 = 8 * CHUNK_BYTES as u64;
 
+/// How much a receiver takes that isn't staged yet, in bytes: whatever a sender does, or however slow the
+/// disk is, no more lies in memory. An honest sender's window fits.
+const UNSTAGED_BYTES_MAX: u64 = 4 * WINDOW_BYTES;
+
 /// A piece to be read from the storage, for a sender.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct SnapshotRead {
@@ -45,6 +49,20 @@ struct Outgoing {
     progress_at: Duration,
     /// When the whole transfer last got anywhere, to give it up.
     alive_at: Duration,
+    begun_at: Duration,
+}
+
+impl Outgoing {
+    fn end(self, transfer: u64, arrived: bool) -> Ended {
+        Ended {
+            transfer,
+            to: self.to,
+            index: self.meta.index,
+            bytes: self.total_bytes,
+            begun_at: self.begun_at,
+            arrived,
+        }
+    }
 }
 
 /// How the transfers end that a sender has given up or finished.
@@ -52,6 +70,11 @@ struct Outgoing {
 pub(super) struct Ended {
     pub transfer: u64,
     pub to: NodeId,
+    /// The last log entry that the snapshot includes.
+    pub index: u64,
+    /// Its length, where that was known.
+    pub bytes: Option<u64>,
+    pub begun_at: Duration,
     pub arrived: bool,
 }
 
@@ -92,6 +115,7 @@ impl Outbox {
                 total_bytes: None,
                 progress_at: now,
                 alive_at: now,
+                begun_at: now,
             },
         );
         (self.next_transfer, before)
@@ -149,11 +173,7 @@ impl Outbox {
     /// The storage couldn't read a piece: the transfer is given up.
     pub(super) fn fail(&mut self, transfer: u64) -> Option<Ended> {
         let outgoing = self.transfers.remove(&transfer)?;
-        Some(Ended {
-            transfer,
-            to: outgoing.to,
-            arrived: false,
-        })
+        Some(outgoing.end(transfer, false))
     }
 
     /// The receiver says how far it is. Where it is behind what was sent, the rest goes again.
@@ -181,35 +201,29 @@ impl Outbox {
                 None
             }
             state => {
-                self.transfers.remove(&ack.transfer);
-                Some(Ended {
-                    transfer: ack.transfer,
-                    to: from,
-                    arrived: state == TransferState::Complete,
-                })
+                let outgoing = self.transfers.remove(&ack.transfer)?;
+                Some(outgoing.end(ack.transfer, state == TransferState::Complete))
             }
         }
     }
 
     /// Goes back where nothing has moved for `retry`; gives up after `give_up`.
     pub(super) fn tick(&mut self, now: Duration, retry: Duration, give_up: Duration) -> Vec<Ended> {
-        let mut ended = Vec::new();
-        self.transfers.retain(|transfer, outgoing| {
-            if now.saturating_sub(outgoing.alive_at) > give_up {
-                ended.push(Ended {
-                    transfer: *transfer,
-                    to: outgoing.to,
-                    arrived: false,
-                });
-                return false;
-            }
+        let silent = |outgoing: &Outgoing| now.saturating_sub(outgoing.alive_at) > give_up;
+        let given_up: Vec<u64> = self
+            .transfers
+            .iter()
+            .filter(|(_, outgoing)| silent(outgoing))
+            .map(|(transfer, _)| *transfer)
+            .collect();
+        for outgoing in self.transfers.values_mut() {
             if now.saturating_sub(outgoing.progress_at) > retry {
                 outgoing.requested = outgoing.acknowledged;
                 outgoing.progress_at = now;
             }
-            true
-        });
-        ended
+        }
+        let ended = given_up.into_iter().map(|transfer| self.fail(transfer));
+        ended.flatten().collect()
     }
 
     /// Leadership is lost: nothing is sent any more.
@@ -239,6 +253,8 @@ struct Incoming {
     transfer: u64,
     /// Everything before this was handed on to be staged.
     received: u64,
+    /// Everything before this was staged.
+    staged: u64,
     total_bytes: u64,
     /// The consensus message that came with the last piece.
     message: Option<Bytes>,
@@ -275,6 +291,7 @@ impl Inbox {
                 from,
                 transfer: chunk.transfer,
                 received: 0,
+                staged: 0,
                 total_bytes: chunk.total_bytes,
                 message: None,
             });
@@ -292,6 +309,14 @@ impl Inbox {
                 state: TransferState::Underway,
             });
         }
+        let unstaged = incoming.received - incoming.staged;
+        if unstaged > 0 && unstaged + chunk.data.len() as u64 > UNSTAGED_BYTES_MAX {
+            return Err(SnapshotAck {
+                transfer: chunk.transfer,
+                offset: incoming.staged,
+                state: TransferState::Underway,
+            });
+        }
         incoming.received += chunk.data.len() as u64;
         if last {
             incoming.message = Some(chunk.message);
@@ -306,8 +331,9 @@ impl Inbox {
     }
 
     /// A piece was staged: whom to tell.
-    pub(super) fn staged(&self, transfer: u64, offset: u64) -> Option<(NodeId, SnapshotAck)> {
-        let incoming = self.incoming.as_ref().filter(|i| i.transfer == transfer)?;
+    pub(super) fn staged(&mut self, transfer: u64, offset: u64) -> Option<(NodeId, SnapshotAck)> {
+        let incoming = self.incoming.as_mut().filter(|i| i.transfer == transfer)?;
+        incoming.staged = incoming.staged.max(offset);
         let state = TransferState::Underway;
         Some((
             incoming.from,
@@ -398,14 +424,10 @@ mod tests {
             }
             assert!(outbox.tick(now, MS * 50, MS * 5_000).is_empty());
         }
-        assert_eq!(
-            ended,
-            Some(Ended {
-                transfer,
-                to: node(2),
-                arrived: true
-            })
-        );
+        let ended = ended.expect("it arrives");
+        assert_eq!((ended.transfer, ended.to), (transfer, node(2)));
+        assert_eq!((ended.index, ended.bytes), (7, Some(bytes.len() as u64)));
+        assert!(ended.arrived);
         (staged, message)
     }
 
@@ -420,6 +442,37 @@ mod tests {
             );
             assert_eq!(&message[..], b"raft");
         }
+    }
+
+    #[test]
+    fn a_sender_that_knows_no_window_fills_no_memory() {
+        let mut inbox = Inbox::default();
+        let piece = Bytes::from(vec![0; CHUNK_BYTES]);
+        let total_bytes = 1_000 * CHUNK_BYTES as u64;
+        let chunk = |offset| SnapshotChunk {
+            transfer: 1,
+            meta: SnapshotMeta::default(),
+            offset,
+            total_bytes,
+            data: piece.clone(),
+            message: Bytes::new(),
+        };
+        let mut offset = 0;
+        let ack = loop {
+            match inbox.chunk(node(1), chunk(offset)) {
+                Ok(stage) => offset = stage.offset + CHUNK_BYTES as u64,
+                Err(ack) => break ack,
+            }
+        };
+        assert_eq!(offset, UNSTAGED_BYTES_MAX);
+        assert_eq!((ack.offset, ack.state), (0, TransferState::Underway));
+        // As far as it is staged it goes on.
+        inbox.staged(1, 3 * CHUNK_BYTES as u64);
+        for _ in 0..3 {
+            assert!(inbox.chunk(node(1), chunk(offset)).is_ok());
+            offset += CHUNK_BYTES as u64;
+        }
+        assert!(inbox.chunk(node(1), chunk(offset)).is_err());
     }
 
     #[test]

@@ -352,3 +352,52 @@ impl Transport for Tap {
         inner.expect("a started node").stop();
     }
 }
+
+/// A door through which nobody gets while a test holds it shut.
+pub type Gate = Arc<Mutex<()>>;
+
+/// A transport whose sends wait at a gate, and with them its node's loop.
+#[derive(Clone, Default)]
+pub struct Stuck {
+    gate: Gate,
+    sends: Arc<AtomicU64>,
+    inbox: Arc<Mutex<Option<Arc<dyn Inbox>>>>,
+}
+
+impl std::fmt::Debug for Stuck {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Stuck")
+    }
+}
+
+impl Stuck {
+    pub fn gate(&self) -> Gate {
+        self.gate.clone()
+    }
+
+    /// How often the node has begun to send.
+    pub fn sends(&self) -> u64 {
+        self.sends.load(Ordering::SeqCst)
+    }
+
+    /// The inbox of the node that was started with it.
+    pub fn inbox(&self) -> Arc<dyn Inbox> {
+        self.inbox.lock().clone().expect("a started node")
+    }
+}
+
+impl Transport for Stuck {
+    fn start(&self, _: Local, inbox: Arc<dyn Inbox>) -> Result<(), TransportError> {
+        *self.inbox.lock() = Some(inbox);
+        Ok(())
+    }
+
+    fn send(&self, _: Message) {
+        self.sends.fetch_add(1, Ordering::SeqCst);
+        drop(self.gate.lock());
+    }
+
+    fn stop(&self) {
+        *self.inbox.lock() = None;
+    }
+}

@@ -20,7 +20,7 @@ use rand::{Rng, SeedableRng};
 
 use crate::clock::{Clock, Now};
 use crate::ids::NodeId;
-use crate::node::workers::{self, Done, SnapshotJob, Snapshotter, WriteJob};
+use crate::node::workers::{self, Done, SnapshotJob, Snapshotter, WriteJob, Written};
 use crate::node::{Assembly, Node, NodeBuilder, NodeShared};
 use crate::storage::Memory;
 use crate::transport::{Inbox, Local, Message, Transport, TransportError};
@@ -433,7 +433,13 @@ impl Sim {
                     batch,
                 } => {
                     workers::write(storage, publish, &batch).expect("the disk is sound");
-                    up.parts.reports.report(Done::Persisted { number });
+                    // The virtual clock stands still meanwhile.
+                    let written = Written {
+                        entries: batch.entries.len(),
+                        bytes: 0,
+                        took: Duration::ZERO,
+                    };
+                    up.parts.reports.report(Done::Persisted { number, written });
                 }
                 WriteJob::Compact { index } => storage.compact(index).expect("the disk is sound"),
             }

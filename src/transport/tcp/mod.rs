@@ -40,7 +40,7 @@ use crate::NodeId;
 pub use self::tls::TlsConfig;
 
 /// Where the lines of the log come from.
-const TARGET: &str = "quorate::transport";
+const TARGET: &str = crate::observe::TRANSPORT;
 
 /// One lane to one peer.
 type Link = (NodeId, Lane);

@@ -25,28 +25,33 @@ pub(super) struct SendQueue {
 impl SendQueue {
     /// Takes a message in. Where the queue is full, the oldest make room on the urgent lane: a peer
     /// that comes back wants the latest heartbeat, not the first. On the bulk lane the new one is
-    /// dropped: the pieces of a transfer are of use in their order alone.
-    pub(super) fn push(&mut self, message: Message, lane: Lane, bounds: Bounds) {
+    /// dropped: the pieces of a transfer are of use in their order alone. Returns how many were dropped.
+    pub(super) fn push(&mut self, message: Message, lane: Lane, bounds: Bounds) -> u64 {
         let bytes = message.encoded_len();
         let full = |queue: &SendQueue| {
             queue.messages.len() + 1 > bounds.messages_max || queue.bytes + bytes > bounds.bytes_max
         };
         if lane == Lane::Bulk && full(self) && !self.messages.is_empty() {
             self.dropped += 1;
-            return;
+            return 1;
         }
+        let before = self.dropped;
         while full(self) && self.drop_oldest() {}
         self.bytes += bytes;
         self.messages.push_back(message);
+        self.dropped - before
     }
 
     /// Drops the oldest until the queue is within `bounds`; a single message may stay, however large.
-    pub(super) fn shrink(&mut self, bounds: Bounds) {
+    /// Returns how many were dropped.
+    pub(super) fn shrink(&mut self, bounds: Bounds) -> u64 {
+        let before = self.dropped;
         while self.messages.len() > 1
             && (self.messages.len() > bounds.messages_max || self.bytes > bounds.bytes_max)
         {
             self.drop_oldest();
         }
+        self.dropped - before
     }
 
     fn drop_oldest(&mut self) -> bool {
@@ -98,10 +103,12 @@ mod tests {
 
     fn pushed(lane: Lane, lengths: &[usize]) -> (Vec<u8>, u64) {
         let mut queue = SendQueue::default();
+        let mut told = 0;
         for (number, length) in lengths.iter().enumerate() {
-            queue.push(message(number as u8, *length), lane, BOUNDS);
+            told += queue.push(message(number as u8, *length), lane, BOUNDS);
         }
         let (mut out, dropped) = (Vec::new(), queue.take_dropped());
+        assert_eq!(told, dropped);
         queue.take(usize::MAX, &mut out);
         assert!(queue.is_empty() && queue.bytes == 0);
         (out.iter().map(|m| m.payload()[0]).collect(), dropped)
@@ -129,11 +136,14 @@ mod tests {
     #[test]
     fn shrinking_keeps_the_newest() {
         let mut queue = SendQueue::default();
-        (0..4).for_each(|number| queue.push(message(number, 10), Lane::Urgent, BOUNDS));
-        queue.shrink(Bounds {
+        for number in 0..4 {
+            assert_eq!(queue.push(message(number, 10), Lane::Urgent, BOUNDS), 0);
+        }
+        let bounds = Bounds {
             messages_max: 2,
             bytes_max: 10,
-        });
+        };
+        assert_eq!(queue.shrink(bounds), 3);
         let mut out = Vec::new();
         queue.take(1, &mut out);
         assert_eq!((out.len(), out[0].payload()[0]), (1, 3));

@@ -13,6 +13,7 @@ use super::Link;
 use super::address_book::{AddressBook, Teller};
 use super::send_queue::{Bounds, SendQueue};
 use crate::NodeId;
+use crate::observe::TransportMeters;
 use crate::transport::{Lane, Local, Message};
 
 /// How much is kept for a peer that there is no connection to.
@@ -37,6 +38,7 @@ struct State {
     book: AddressBook,
     queues: BTreeMap<Link, Outgoing>,
     work: Work,
+    meters: TransportMeters,
 }
 
 #[derive(Default)]
@@ -76,6 +78,7 @@ impl Shared {
         if !state.closing {
             state.book.remove(local.node);
             state.local = Some(local);
+            state.meters = TransportMeters::new(local.node);
         }
     }
 
@@ -101,7 +104,8 @@ impl Shared {
             true => self.bounds,
             false => offline(self.bounds),
         };
-        outgoing.queue.push(message, link.1, bounds);
+        let dropped = outgoing.queue.push(message, link.1, bounds);
+        state.meters.dropped[link.1 as usize].increment(dropped);
         if outgoing.listed {
             return;
         }
@@ -205,13 +209,15 @@ impl Shared {
 
     /// There is a connection for `link` now, or there is none any more.
     pub(super) fn set_online(&self, link: Link, online: bool) {
-        let mut state = self.state.lock();
+        let mut guard = self.state.lock();
+        let state = &mut *guard;
         let Some(outgoing) = state.queues.get_mut(&link) else {
             return;
         };
         outgoing.online = online;
         if !online {
-            outgoing.queue.shrink(offline(self.bounds));
+            let dropped = outgoing.queue.shrink(offline(self.bounds));
+            state.meters.dropped[link.1 as usize].increment(dropped);
         }
     }
 }
