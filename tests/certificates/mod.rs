@@ -1,6 +1,6 @@
 //! Certificates for tests: an authority, and what it signs.
 
-#![allow(unreachable_pub, reason = "shared by two test files")]
+#![allow(unreachable_pub, reason = "shared by several test files")]
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -38,11 +38,7 @@ impl Authority {
         let certificate = params
             .signed_by(&key, &self.certificate, &self.key)
             .unwrap();
-        let files = Files {
-            authority: dir.join("authority.pem"),
-            certificate: dir.join("certificate.pem"),
-            key: dir.join("key.pem"),
-        };
+        let files = Files::at(dir);
         fs::write(&files.authority, self.certificate.pem()).unwrap();
         fs::write(&files.certificate, certificate.pem()).unwrap();
         fs::write(&files.key, key.serialize_pem()).unwrap();
@@ -51,6 +47,15 @@ impl Authority {
 }
 
 impl Files {
+    /// Those that were issued into `dir`.
+    pub fn at(dir: &Path) -> Files {
+        Files {
+            authority: dir.join("authority.pem"),
+            certificate: dir.join("certificate.pem"),
+            key: dir.join("key.pem"),
+        }
+    }
+
     pub fn config(&self) -> TlsConfig {
         TlsConfig::from_pem_files(&self.authority, &self.certificate, &self.key).unwrap()
     }
