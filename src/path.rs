@@ -124,6 +124,8 @@ fn flaw_of_components(path: &str) -> Option<&'static str> {
         '\u{1}'..='\u{1f}' | '\u{7f}'..='\u{9f}' => Some("it contains a control character"),
         '\u{e000}'..='\u{f8ff}' => Some("it contains a private use character"),
         '\u{fff0}'..='\u{ffff}' => Some("it contains a character of U+FFF0..U+FFFF"),
+        // In UTF-16, which ZooKeeper looks at, these are pairs of U+D800..U+DFFF.
+        '\u{10000}'.. => Some("it contains a character beyond U+FFFF"),
         _ => None,
     })
 }
@@ -198,6 +200,7 @@ mod tests {
             ("/\u{f8ff}", "private"),
             ("/\u{fff0}", "U+FFF0"),
             ("/\u{ffff}", "U+FFF0"),
+            ("/a\u{1f600}", "beyond U+FFFF"),
             (long.as_str(), "longer"),
         ] {
             let error = ZnodePath::parse(path).unwrap_err();

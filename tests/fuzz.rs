@@ -266,6 +266,8 @@ fn the_largest_inputs_of_the_smallest_parts_are_refused_before_they_are_parsed()
             "{name}, {what}: {allocated} bytes allocated, {limit} are allowed"
         );
     }
+    #[cfg(feature = "zookeeper")]
+    the_largest_client_frames(reader("client_frame"));
     // The whole of it, as it comes from a connection.
     let node = |id| NodeId::new(id).expect("not 0");
     let payload = field(1, &empty(7));
@@ -274,4 +276,83 @@ fn the_largest_inputs_of_the_smallest_parts_are_refused_before_they_are_parsed()
     let region = Region::new(ALLOCATOR);
     (frames.read)(&frame);
     assert!(region.change().bytes_allocated <= 8 * frame.len());
+}
+
+/// As large as a server may be told to take, of the smallest parts: understood, within the limit.
+#[cfg(feature = "zookeeper")]
+fn the_largest_client_frames(reader: &Reader) {
+    const FRAME_BYTES: usize = 8 << 20;
+    let integers = |values: &[i32]| -> Vec<u8> {
+        values
+            .iter()
+            .flat_map(|value| value.to_be_bytes())
+            .collect()
+    };
+    let filled = |head: Vec<u8>, part: &[u8], tail: &[u8]| {
+        let count = (FRAME_BYTES - head.len() - tail.len()) / part.len();
+        let mut frame = head;
+        frame.extend(part.repeat(count));
+        frame.extend(tail);
+        frame
+    };
+    let counted = |head: &[i32], part: &[u8], tail: &[u8]| {
+        let mut head = integers(head);
+        let count = (FRAME_BYTES - head.len() - 4 - tail.len()) / part.len();
+        head.extend((count as i32).to_be_bytes());
+        filled(head, part, tail)
+    };
+    // Each operation of a multi after its header; the end of all.
+    let operation = |opcode: i32, rest: &[u8]| {
+        [
+            &opcode.to_be_bytes()[..],
+            &[0],
+            &(-1_i32).to_be_bytes(),
+            rest,
+        ]
+        .concat()
+    };
+    let end = [&(-1_i32).to_be_bytes()[..], &[1], &(-1_i32).to_be_bytes()].concat();
+    let (create, set_acl, multi, multi_read, set_watches) = (1, 7, 14, 22, 101);
+    let check = operation(13, &integers(&[0, 0]));
+    let entry = integers(&[1, 0, 0]);
+    let frames = [
+        ("checks", filled(integers(&[1, multi]), &check, &end)),
+        (
+            "creates",
+            filled(
+                integers(&[1, multi]),
+                &operation(create, &integers(&[0, 0, 0, 0])),
+                &end,
+            ),
+        ),
+        (
+            "reads",
+            filled(
+                integers(&[1, multi_read]),
+                &operation(4, &[0, 0, 0, 0, 0]),
+                &end,
+            ),
+        ),
+        (
+            "watches",
+            counted(&[1, set_watches, 0, 0], &[0; 4], &[0; 8]),
+        ),
+        ("an ACL", counted(&[1, set_acl, 0], &entry, &[0; 4])),
+        (
+            "no text",
+            filled(integers(&[1, 9, FRAME_BYTES as i32 - 12]), &[0xff], &[]),
+        ),
+    ];
+    for (what, bytes) in frames {
+        let region = Region::new(ALLOCATOR);
+        let accepted = (reader.read)(&bytes);
+        let allocated = region.change().bytes_allocated;
+        let limit = reader.allocated_bytes_max(bytes.len()) + BESIDE_BYTES;
+        println!(
+            "client_frame, {what}: {} bytes, {allocated} allocated",
+            bytes.len()
+        );
+        assert!(accepted, "{what} are not understood");
+        assert!(allocated <= limit, "{what}: {allocated} bytes of {limit}");
+    }
 }

@@ -2,16 +2,15 @@
 //! the README's snippet. kazoo comes from PyPI, into a virtual environment beside the build's results;
 //! where that can't be had these tests say `skipped` on the standard error, which `.ci/run` lists.
 
+#[path = "wire/service.rs"]
+mod service;
 mod support;
 
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
-use std::time::Duration;
 
-use quorate::server::ZooKeeperServer;
-use support::Cluster;
+use service::{Service, skipped};
 
 const KAZOO: &str = "kazoo==2.11.0";
 
@@ -47,43 +46,11 @@ fn python() -> Result<&'static Path, &'static str> {
     python.as_deref().map_err(String::as_str)
 }
 
-/// Three nodes with a server each.
-struct Service {
-    servers: Vec<ZooKeeperServer>,
-    _cluster: Cluster,
-}
-
-impl Service {
-    fn start() -> Service {
-        let cluster = Cluster::with(3, support::Kind::Memory, |_, builder| {
-            builder.session_timeouts(Duration::from_secs(1), Duration::from_secs(40))
-        });
-        let server = |id| {
-            ZooKeeperServer::builder(cluster.node(id))
-                .listen("127.0.0.1:0")
-                // Of `super:test`, from ZooKeeper's documentation.
-                .super_digest("super:D/InIHSb7yEEbrWz8b9l71RjZJU=")
-                .start()
-                .unwrap()
-        };
-        Service {
-            servers: (1..=3).map(server).collect(),
-            _cluster: cluster,
-        }
-    }
-
-    fn address(&self, at: usize) -> String {
-        self.servers[at].address().to_string()
-    }
-}
-
 fn run(name: &str, command: impl FnOnce(&Path) -> Command) {
     let python = match python() {
         Ok(python) => python,
         Err(why) => {
-            // Not by a macro, whose output a passing test keeps to itself.
-            let _ = writeln!(std::io::stderr(), "skipped: kazoo: {name}: {why}");
-            return;
+            return skipped(&format!("kazoo: {name}"), why);
         }
     };
     let output = command(python).output().unwrap();

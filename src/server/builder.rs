@@ -3,6 +3,7 @@
 use std::fmt;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs as _};
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
@@ -98,6 +99,13 @@ impl ZooKeeperServerBuilder {
     /// connects again, and its watches are brought up to date.
     pub fn events_max(mut self, events: usize) -> Self {
         self.settings.events_max = events;
+        self
+    }
+
+    /// How long a client may take to ask for its session: 10 s by default. Then its connection is closed,
+    /// however much of its first record has come; as is one that doesn't take its last reply in this time.
+    pub fn greeting_timeout(mut self, timeout: Duration) -> Self {
+        self.settings.greeting_timeout = timeout;
         self
     }
 

@@ -102,6 +102,11 @@ impl Client {
         self.outstanding.len()
     }
 
+    /// How long its client may be silent.
+    pub(super) fn timeout(&self) -> Duration {
+        self.session.timeout()
+    }
+
     pub(super) fn paths_watched(&self) -> usize {
         self.watcher.paths_watched()
     }
@@ -149,6 +154,9 @@ impl Client {
         self.facts.received.fetch_add(1, Relaxed);
         let answer = match Request::decode(header.opcode, &mut reader) {
             Ok(request) => self.call(request, node, settings)?,
+            Err(_) if header.opcode == Opcode::auth => {
+                return Err(Close("what it says of itself can't be understood"));
+            }
             // ZooKeeper says so, and goes on.
             Err(_) => {
                 const MARSHALLING_ERROR: i32 = -5;
@@ -158,7 +166,10 @@ impl Client {
         let (awaited, sets_watch) = answer;
         self.watch_setters += usize::from(sets_watch);
         self.outstanding.push_back(Outstanding {
-            xid: header.xid,
+            xid: match header.opcode {
+                Opcode::ping => PING_XID,
+                _ => header.xid,
+            },
             called_at: around.now,
             awaited,
             sets_watch,
@@ -574,5 +585,5 @@ fn bad_arguments() -> i32 {
     .code()
 }
 
-/// How long a client has for its first record.
-pub(super) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Whatever the client's was (`ClientCnxn.PING_XID`).
+const PING_XID: i32 = -2;

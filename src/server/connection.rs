@@ -14,7 +14,7 @@ use std::time::Instant;
 
 use mio::net::TcpStream;
 
-use super::client::{ANSWERED, Client, Close, HANDSHAKE_TIMEOUT, Taken};
+use super::client::{ANSWERED, Client, Close, Taken};
 use super::jute::{Connect, connect_response};
 use super::settings::Settings;
 use super::statistics::ConnectionFacts;
@@ -57,6 +57,8 @@ pub(super) struct Connection {
     output: Vec<u8>,
     /// How much of the output is sent.
     sent: usize,
+    /// When there was last nothing to be sent, or some of it was.
+    sent_at: Instant,
     /// Whether the socket may have something to be read, or room to write into.
     readable: bool,
     writable: bool,
@@ -85,6 +87,7 @@ impl Connection {
             input: Vec::new(),
             output: Vec::new(),
             sent: 0,
+            sent_at: now,
             readable: true,
             writable: true,
             counted: 0,
@@ -109,15 +112,23 @@ impl Connection {
     }
 
     /// Time has passed.
-    pub(super) fn check_time(&self, now: Instant) -> Result<(), Close> {
+    pub(super) fn check_time(&self, now: Instant, settings: &Settings) -> Result<(), Close> {
         match &self.stage {
             Stage::Greeting | Stage::Leaving
-                if now.duration_since(self.begun_at) > HANDSHAKE_TIMEOUT =>
+                if now.duration_since(self.begun_at) > settings.greeting_timeout =>
             {
                 Err(Close("it took too long"))
             }
             Stage::Serving(client) if client.is_cut_off(now) => {
                 Err(Close("no leader can be reached"))
+            }
+            // It may be that it is gone and that nobody says so: what its session has come to is not looked
+            // at while there is no room to tell of it.
+            Stage::Serving(client)
+                if self.sent < self.output.len()
+                    && now.duration_since(self.sent_at) > client.timeout() =>
+            {
+                Err(Close("it takes nothing of what it is sent"))
             }
             _ => Ok(()),
         }
@@ -131,7 +142,7 @@ impl Connection {
             let mut progress = self.read(around, &mut turn_bytes)?;
             progress |= self.understand(around)?;
             progress |= self.answer(around)?;
-            progress |= self.write()?;
+            progress |= self.write(around.now)?;
             self.count(around);
             if !progress {
                 break;
@@ -352,11 +363,17 @@ impl Connection {
     }
 
     /// Sends what can be sent. True when nothing is left, so that there is room for more.
-    fn write(&mut self) -> Result<bool, Close> {
+    fn write(&mut self, now: Instant) -> Result<bool, Close> {
+        if self.sent == self.output.len() {
+            self.sent_at = now;
+        }
         while self.writable && self.sent < self.output.len() {
             match self.stream.write(&self.output[self.sent..]) {
                 Ok(0) => return Err(Close("it takes nothing more")),
-                Ok(count) => self.sent += count,
+                Ok(count) => {
+                    self.sent += count;
+                    self.sent_at = now;
+                }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => self.writable = false,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(_) => return Err(Close("it broke")),

@@ -277,10 +277,13 @@ impl IoThread {
     }
 
     fn sweep(&mut self, now: Instant) {
+        let settings = &self.shared.settings;
         let over: Vec<(usize, Close)> = self
             .connections
             .iter()
-            .filter_map(|(token, connection)| Some((token, connection.check_time(now).err()?)))
+            .filter_map(|(token, connection)| {
+                Some((token, connection.check_time(now, settings).err()?))
+            })
             .collect();
         for (token, close) in over {
             self.close(token, close);

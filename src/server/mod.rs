@@ -16,7 +16,7 @@ mod builder;
 mod client;
 mod connection;
 mod io;
-mod jute;
+pub(crate) mod jute;
 mod outstanding;
 mod settings;
 mod statistics;

@@ -1,6 +1,7 @@
 //! What a server may be told, and what it allows.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::words::Allowed;
 
@@ -23,6 +24,8 @@ pub(super) struct Settings {
     pub watches_max: usize,
     /// How many events may wait for one client; with more its connection is closed.
     pub events_max: usize,
+    /// How long a client may take for its first record.
+    pub greeting_timeout: Duration,
     /// How many threads serve the connections.
     pub threads: usize,
     /// `user:base64(sha1(user:password))` of whoever may do everything.
@@ -43,6 +46,7 @@ impl Default for Settings {
             unsent_bytes_max: 256 * 1024,
             watches_max: 100_000,
             events_max: 10_000,
+            greeting_timeout: Duration::from_secs(10),
             threads: std::thread::available_parallelism().map_or(1, |cores| cores.get().min(2)),
             super_digest: None,
             words: Allowed::These(vec!["srvr".to_string()]),

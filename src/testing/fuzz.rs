@@ -32,6 +32,8 @@ pub struct Reader {
     fixed_bytes: usize,
     /// How often it copies what it reads.
     copies: usize,
+    /// What a part of a record takes in memory at most, while the list that it is in grows.
+    part_bytes: usize,
 }
 
 /// The most that a part of a record takes in memory, while the list that it is in grows.
@@ -48,7 +50,7 @@ impl Reader {
     /// How many bytes may be allocated, counted together, to read so many.
     pub fn allocated_bytes_max(&self, length: usize) -> usize {
         let parts = (length / 2).min(proto::PARTS_MAX);
-        self.fixed_bytes + self.copies * length + PART_BYTES_MAX * parts
+        self.fixed_bytes + self.copies * length + self.part_bytes * parts
     }
 }
 
@@ -63,8 +65,22 @@ const fn reader(
         seeds,
         fixed_bytes: 256 << 10,
         copies: 16,
+        part_bytes: PART_BYTES_MAX,
     }
 }
+
+/// A frame of a ZooKeeper client, of which a little is allowed for each byte.
+#[cfg(feature = "zookeeper")]
+const CLIENT_FRAME: Reader = Reader {
+    fixed_bytes: 1 << 10,
+    copies: crate::server::jute::DECODED_BYTES_MAX,
+    part_bytes: 0,
+    ..reader(
+        "client_frame",
+        crate::server::jute::is_understood,
+        crate::server::jute::recorded_requests,
+    )
+};
 
 /// All of them.
 pub const READERS: &[Reader] = &[
@@ -83,6 +99,8 @@ pub const READERS: &[Reader] = &[
     files::FENCE,
     #[cfg(feature = "log")]
     files::SNAPSHOT_FILE,
+    #[cfg(feature = "zookeeper")]
+    CLIENT_FRAME,
 ];
 
 /// Lets the reader of this name read, for a target of cargo-fuzz.

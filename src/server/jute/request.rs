@@ -257,6 +257,11 @@ fn read<'a>(reader: &mut Reader<'a>) -> Result<Read<'a>, Malformed> {
 fn create<'a>(opcode: i32, reader: &mut Reader<'a>) -> Result<Create<'a>, Malformed> {
     let (path, data) = (reader.string()?, reader.buffer()?);
     let (acl, flags) = (acl(reader)?, reader.int()?);
+    let flags = match opcode {
+        // ZooKeeper looks at the flags, and then makes a container whatever they are but sequential.
+        Opcode::createContainer if (0..2).contains(&flags) => 4,
+        _ => flags,
+    };
     let ttl_ms = match opcode {
         Opcode::createTTL => reader.long()?,
         _ => -1,
@@ -328,9 +333,12 @@ fn multi<'a>(reader: &mut Reader<'a>) -> Result<Vec<MultiOp<'a>>, Malformed> {
     let mut ops = Vec::new();
     while let Some(opcode) = multi_header(reader)? {
         ops.push(match opcode {
-            Opcode::create => MultiOp::Create(create(opcode, reader)?, false),
-            Opcode::create2 | Opcode::createContainer | Opcode::createTTL => {
-                MultiOp::Create(create(opcode, reader)?, true)
+            Opcode::create | Opcode::create2 | Opcode::createContainer | Opcode::createTTL => {
+                let create = create(opcode, reader)?;
+                // Not by its opcode but by its mode, as in ZooKeeper's `Op.Create`.
+                let with_stat =
+                    create.mode == CreateMode::Container || create.mode.ttl_ms().is_some();
+                MultiOp::Create(create, with_stat)
             }
             Opcode::delete => MultiOp::Delete(reader.string()?, version(reader)?),
             Opcode::setData => MultiOp::Set(reader.string()?, reader.buffer()?, version(reader)?),

@@ -20,6 +20,7 @@ const fn file(
         // A store of its own, on files in memory.
         fixed_bytes: 4 << 20,
         copies: 16,
+        part_bytes: PART_BYTES_MAX,
     }
 }
 
