@@ -14,6 +14,7 @@ use sha1::{Digest as _, Sha1};
 use super::driver::{Driver, Queues};
 use super::join::{self, JoinError, JoiningInbox};
 use super::shared::NodeShared;
+use super::snapshotter::{Snapshotter, run_snapshotter};
 use super::workers::{self, Reports, SnapshotJob, WriteJob};
 use super::{Node, Waker, run};
 use crate::clock::{Clock, SystemClock};
@@ -349,9 +350,10 @@ impl NodeBuilder {
             "writer",
             Box::new(move || workers::run_writer(&store, &writes, &report, &*clock)),
         )?);
+        let mut snapshotter = Snapshotter::new(storage, shared.clock.clone());
         threads.push(spawn(
             "snapshots",
-            Box::new(move || workers::run_snapshotter(&storage, &snapshots, &reports)),
+            Box::new(move || run_snapshotter(&mut snapshotter, &snapshots, &reports)),
         )?);
         span.in_scope(|| shared.telling.started(&shared.status()));
         let for_loop = shared.clone();

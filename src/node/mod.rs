@@ -12,6 +12,7 @@ mod events;
 mod join;
 mod members;
 mod shared;
+pub(crate) mod snapshotter;
 mod telling;
 mod watches;
 pub(crate) mod workers;

@@ -1,26 +1,22 @@
-//! The two threads that do a node's slow work, so that its loop never waits for a disk.
+//! The two workers that do a node's slow work, so that its loop never waits for a disk: what they are
+//! told, what they report, and the first of them.
 //!
 //! The *writer* makes batches durable, in order; whatever is queued while one sync runs shares the
-//! next (group commit). The *snapshotter* writes, reads and stages snapshots, however large, beside it.
-//! Each is a plain function over a queue of jobs: a thread loops it, a simulator may call it.
+//! next (group commit). The other is the [`super::snapshotter`]. Each is a plain function over a queue
+//! of jobs: a thread loops it, a simulator may call it.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender};
 
 use super::Waker;
 use crate::clock::Clock;
-use crate::observe;
-use crate::replica::{CHUNK_BYTES, ReceivedSnapshot, SnapshotRead, SnapshotStage, Staged};
-use crate::state::{Frozen, Restore};
+use crate::replica::{SnapshotRead, SnapshotStage, Staged};
+use crate::state::Frozen;
 use crate::storage::linger::{LINGER, linger};
-use crate::storage::{
-    SnapshotMeta, SnapshotReader, SnapshotWriter, Storage, StorageError, WriteBatch,
-};
+use crate::storage::{SnapshotMeta, SnapshotWriter, Storage, StorageError, WriteBatch};
 
 /// Work for the writer.
 pub(crate) enum WriteJob {
@@ -89,14 +85,6 @@ const JOBS_PER_SYNC_MAX: usize = 1024;
 /// The most bytes of entries that share one sync, unless one job is larger.
 const BYTES_PER_SYNC_MAX: usize = 8 * 1024 * 1024;
 
-/// After each piece of a snapshot the disk is left to the log for so many times as long as the piece
-/// took. Measured: appends beside a snapshot written without pauses take ten times as long at their
-/// 99th percentile, with them at most twice.
-const PAUSE_RATIO: u32 = 3;
-
-/// A piece that took longer is no reason for a longer pause.
-const PAUSE_MAX: Duration = Duration::from_millis(20);
-
 /// Where workers report.
 #[derive(Clone)]
 pub(crate) struct Reports {
@@ -105,14 +93,19 @@ pub(crate) struct Reports {
 }
 
 impl Reports {
-    pub(crate) fn report(&self, done: Done) {
-        // A node that is gone needs no report.
-        let _ = self.done.send(done);
+    /// A node that is gone needs no report, and no worker.
+    pub(crate) fn report(&self, done: Done) -> Result<(), NodeGone> {
+        let sent = self.done.send(done).map_err(|_| NodeGone);
         self.waker.wake();
+        sent
     }
 }
 
-/// Runs until every sender of jobs is gone, or the store has failed. How long a write takes is told by the
+/// The node has ended.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct NodeGone;
+
+/// Runs until the node is gone, or the store has failed. How long a write takes is told by the
 /// node's clock.
 pub(crate) fn run_writer(
     storage: &Arc<dyn Storage>,
@@ -151,9 +144,10 @@ pub(crate) fn run_writer(
                 })
             }
         };
-        match done {
-            Ok(done) => reports.report(done),
-            Err(error) => return reports.report(Done::Failed(error)),
+        let failed = done.is_err();
+        let reported = reports.report(done.unwrap_or_else(Done::Failed));
+        if failed || reported.is_err() {
+            return;
         }
     }
 }
@@ -221,195 +215,6 @@ fn join(batch: &mut WriteBatch, more: WriteBatch) {
     if more.hard_state.is_some() {
         batch.hard_state = more.hard_state;
     }
-}
-
-/// Runs until every sender of jobs is gone.
-pub(crate) fn run_snapshotter(
-    storage: &Arc<dyn Storage>,
-    jobs: &Receiver<SnapshotJob>,
-    reports: &Reports,
-) {
-    let mut snapshotter = Snapshotter::default();
-    for job in jobs {
-        if let Some(done) = snapshotter.run(storage, job) {
-            reports.report(done);
-        }
-    }
-}
-
-/// Snapshots under way.
-#[derive(Default)]
-pub(crate) struct Snapshotter {
-    readers: HashMap<u64, Box<dyn SnapshotReader>>,
-    staging: Option<Staging>,
-}
-
-struct Staging {
-    transfer: u64,
-    meta: SnapshotMeta,
-    writer: Box<dyn SnapshotWriter>,
-    restore: Restore,
-    begun: Instant,
-}
-
-/// Why a piece of a received snapshot could not be staged.
-enum Unstaged {
-    /// The transfer was overtaken, or is not a snapshot: the sender may start over.
-    Again,
-    /// The store accepts nothing any more. Whoever went on would ask for the snapshot for ever.
-    Failed(StorageError),
-}
-
-impl From<StorageError> for Unstaged {
-    fn from(error: StorageError) -> Unstaged {
-        match error {
-            StorageError::Refused { .. } => Unstaged::Again,
-            error => Unstaged::Failed(error),
-        }
-    }
-}
-
-impl Snapshotter {
-    pub(crate) fn run(&mut self, storage: &Arc<dyn Storage>, job: SnapshotJob) -> Option<Done> {
-        match job {
-            SnapshotJob::Take { meta, frozen } => {
-                let begun = Instant::now();
-                let taken = |meta, published, bytes| Done::SnapshotTaken {
-                    meta,
-                    published,
-                    bytes,
-                    took: begun.elapsed(),
-                };
-                Some(match take(storage, &meta, frozen) {
-                    Ok(bytes) => taken(meta, true, bytes),
-                    // What can't be written now may be written later; the log holds everything.
-                    Err(StorageError::Refused { .. }) => taken(meta, false, 0),
-                    Err(error) => Done::Failed(error),
-                })
-            }
-            SnapshotJob::Read(read) => {
-                let piece = self.read(storage, &read).ok().flatten();
-                let SnapshotRead {
-                    transfer, offset, ..
-                } = read;
-                Some(Done::SnapshotRead {
-                    transfer,
-                    offset,
-                    piece,
-                })
-            }
-            SnapshotJob::EndRead { transfer } => {
-                self.readers.remove(&transfer);
-                None
-            }
-            SnapshotJob::Stage(stage) => {
-                let transfer = stage.transfer;
-                let offset = stage.offset + stage.data.len() as u64;
-                let earlier = self.staging.as_ref().filter(|_| stage.offset > 0);
-                let begun = earlier.map_or_else(Instant::now, |staging| staging.begun);
-                let outcome = match self.stage(storage, stage) {
-                    Ok(None) => Staged::Underway,
-                    Ok(Some(received)) => Staged::Whole(Box::new(received)),
-                    Err(Unstaged::Again) => {
-                        self.staging = None;
-                        Staged::Failed
-                    }
-                    Err(Unstaged::Failed(error)) => {
-                        self.staging = None;
-                        return Some(Done::Failed(error));
-                    }
-                };
-                Some(Done::SnapshotStaged {
-                    transfer,
-                    offset,
-                    outcome,
-                    took: begun.elapsed(),
-                })
-            }
-        }
-    }
-
-    fn read(
-        &mut self,
-        storage: &Arc<dyn Storage>,
-        read: &SnapshotRead,
-    ) -> Result<Option<(u64, Bytes)>, StorageError> {
-        let reader = match self.readers.entry(read.transfer) {
-            Entry::Occupied(reader) => reader.into_mut(),
-            Entry::Vacant(place) => match storage.snapshot_reader()? {
-                Some(reader) => place.insert(reader),
-                None => return Ok(None),
-            },
-        };
-        let found = reader.meta();
-        if (found.index, found.term) != (read.meta.index, read.meta.term) {
-            // A newer one was published since: the core has to start over with that.
-            return Ok(None);
-        }
-        let data = reader.read(read.offset, CHUNK_BYTES)?;
-        Ok(Some((reader.len_bytes(), data)))
-    }
-
-    fn stage(
-        &mut self,
-        storage: &Arc<dyn Storage>,
-        stage: SnapshotStage,
-    ) -> Result<Option<ReceivedSnapshot>, Unstaged> {
-        if stage.offset == 0 {
-            self.staging = None;
-            let writer = storage.snapshot_writer(&stage.meta)?;
-            self.staging = Some(Staging {
-                transfer: stage.transfer,
-                meta: stage.meta,
-                writer,
-                restore: Restore::default(),
-                begun: Instant::now(),
-            });
-        }
-        let staging = self
-            .staging
-            .as_mut()
-            .filter(|s| s.transfer == stage.transfer)
-            .ok_or(Unstaged::Again)?;
-        staging.writer.write(&stage.data)?;
-        let fed = staging.restore.feed(&stage.data);
-        fed.map_err(|_| Unstaged::Again)?;
-        if !stage.last {
-            return Ok(None);
-        }
-        let Staging {
-            meta,
-            writer,
-            restore,
-            ..
-        } = self.staging.take().ok_or(Unstaged::Again)?;
-        let state = restore.finish().map_err(|_| Unstaged::Again)?;
-        Ok(Some(ReceivedSnapshot {
-            meta,
-            state,
-            writer,
-        }))
-    }
-}
-
-/// Returns how many bytes the snapshot has.
-fn take(
-    storage: &Arc<dyn Storage>,
-    meta: &SnapshotMeta,
-    frozen: Frozen,
-) -> Result<u64, StorageError> {
-    let _span =
-        tracing::debug_span!(target: observe::SNAPSHOT, "snapshot", index = meta.index).entered();
-    let mut writer = storage.snapshot_writer(meta)?;
-    let mut bytes = 0;
-    for chunk in frozen.chunks() {
-        let begun = Instant::now();
-        writer.write(&chunk)?;
-        bytes += chunk.len() as u64;
-        std::thread::sleep(begun.elapsed().min(PAUSE_MAX) * PAUSE_RATIO);
-    }
-    writer.publish()?;
-    Ok(bytes)
 }
 
 #[cfg(test)]

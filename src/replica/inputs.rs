@@ -116,7 +116,7 @@ pub(crate) enum Input {
     Persisted { number: u64 },
     /// Time has passed; comes at least once a tick.
     Tick,
-    /// A snapshot of ours was published, or failed and will be tried again.
+    /// A snapshot of ours was published, or could not be: the next one is due when it would have been.
     SnapshotTaken { meta: SnapshotMeta, published: bool },
     /// A piece of our snapshot was read for a follower.
     SnapshotRead {

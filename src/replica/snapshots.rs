@@ -1,5 +1,7 @@
 //! Snapshots: when to take one, and their way to and from other nodes.
 
+use std::collections::VecDeque;
+
 use bytes::Bytes;
 
 use super::message::{SnapshotAck, SnapshotChunk, TransferState};
@@ -13,6 +15,42 @@ use crate::storage::{SnapshotMeta, SnapshotWriter};
 /// How many election timeouts without any answer end a transfer.
 const PATIENCE: u32 = 20;
 
+/// For how many snapshots of ours the log is kept for a member that is slow, but there. Whoever is further
+/// behind gets a snapshot instead.
+const SNAPSHOTS_KEPT_FOR: usize = 4;
+
+/// How far the log is compacted. A follower that is sent a snapshot needs the log from there on when that has
+/// arrived, and then some time to catch up: where the log was gone by then, it would get snapshot after
+/// snapshot for ever. The invariant: the log isn't kept further back than a few snapshots.
+#[derive(Debug, Default)]
+struct Compaction {
+    /// The last snapshots of ours, oldest first.
+    published: VecDeque<u64>,
+    /// The last entry that is gone.
+    compacted: u64,
+}
+
+impl Compaction {
+    /// A snapshot was published. Up to where the log may go, if members have got as far as `reached`;
+    /// `kept` entries stay in any case.
+    fn end(&mut self, snapshot: u64, kept: u64, reached: impl Iterator<Item = u64>) -> Option<u64> {
+        self.published.push_back(snapshot);
+        let mut oldest = 0;
+        while self.published.len() > SNAPSHOTS_KEPT_FOR {
+            oldest = self.published.pop_front().unwrap_or(oldest);
+        }
+        // Who has got less than the log still has is beyond help. The entry itself is kept for its term.
+        let needed = reached.filter(|&index| index > self.compacted).min();
+        let end = needed.map_or(snapshot, |needed| (needed - 1).max(oldest));
+        let end = end.min(snapshot).saturating_sub(kept);
+        if end <= self.compacted {
+            return None;
+        }
+        self.compacted = end;
+        Some(end)
+    }
+}
+
 /// The replica's bookkeeping of snapshots.
 pub(super) struct Snapshots {
     outbox: Outbox,
@@ -23,6 +61,7 @@ pub(super) struct Snapshots {
     taking: bool,
     /// What the last one begun stands for.
     taken_index: u64,
+    compaction: Compaction,
     /// Received and read, waiting for the core to accept it.
     received: Option<Box<ReceivedSnapshot>>,
 }
@@ -35,6 +74,7 @@ impl Snapshots {
             log_bytes: 0,
             taking: false,
             taken_index: 0,
+            compaction: Compaction::default(),
             received: None,
         }
     }
@@ -70,11 +110,21 @@ impl Replica {
 
     pub(super) fn on_snapshot_taken(&mut self, meta: SnapshotMeta, published: bool) {
         self.snapshots.taking = false;
-        if published {
-            let index = meta.index.saturating_sub(self.options.log_entries_kept);
-            if index > 0 {
-                self.outputs.push_back(Output::Compact { index });
-            }
+        if !published {
+            return;
+        }
+        let progress = self.core.progress();
+        let there = progress
+            .iter()
+            .filter(|member| !self.is_silent(member.node));
+        let outbox = &self.snapshots.outbox;
+        let reached: Vec<u64> = there
+            .map(|member| outbox.index_to(member.node).unwrap_or(member.matched))
+            .collect();
+        let kept = self.options.log_entries_kept;
+        let compaction = &mut self.snapshots.compaction;
+        if let Some(index) = compaction.end(meta.index, kept, reached.into_iter()) {
+            self.outputs.push_back(Output::Compact { index });
         }
     }
 
@@ -234,5 +284,29 @@ impl Replica {
         self.snapshots.log_bytes = 0;
         self.settle_after_snapshot();
         Some(writer)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_log_is_kept_for_a_member_that_is_slow_but_no_further_back_than_a_few_snapshots() {
+        let mut compaction = Compaction::default();
+        let mut end =
+            |snapshot, reached: &[u64]| compaction.end(snapshot, 10, reached.iter().copied());
+        assert_eq!(end(1_000, &[1_000, 990]), Some(979));
+        // One is being sent the snapshot at 1,000. When that has arrived it needs what follows.
+        assert_eq!(end(2_000, &[2_000, 1_000]), Some(989));
+        assert_eq!(end(3_000, &[3_000, 1_000]), None);
+        // As far as it has caught up.
+        assert_eq!(end(4_000, &[4_000, 2_500]), Some(2_489));
+        assert_eq!(end(5_000, &[2_500]), None);
+        assert_eq!(end(6_000, &[2_500]), None);
+        // That is too far behind, and holds up nothing any more.
+        assert_eq!(end(7_000, &[2_500]), Some(2_990));
+        assert_eq!(end(8_000, &[2_500]), Some(7_990));
+        assert_eq!(end(9_000, &[]), Some(8_990));
     }
 }

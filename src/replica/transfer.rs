@@ -226,6 +226,14 @@ impl Outbox {
         ended.flatten().collect()
     }
 
+    /// The last entry that the snapshot on its way to a node includes.
+    pub(super) fn index_to(&self, to: NodeId) -> Option<u64> {
+        let mut transfers = self.transfers.values();
+        transfers
+            .find(|outgoing| outgoing.to == to)
+            .map(|outgoing| outgoing.meta.index)
+    }
+
     /// Leadership is lost: nothing is sent any more.
     pub(super) fn clear(&mut self) -> Vec<u64> {
         std::mem::take(&mut self.transfers).into_keys().collect()
@@ -298,19 +306,13 @@ impl Inbox {
         }
         let incoming = self.incoming.as_mut().expect("it was just made");
         let last = chunk.offset + chunk.data.len() as u64 == incoming.total_bytes;
-        if chunk.offset != incoming.received
-            || chunk.total_bytes != incoming.total_bytes
-            || (chunk.data.is_empty() && !last)
-            || incoming.message.is_some()
-        {
-            return Err(SnapshotAck {
-                transfer: chunk.transfer,
-                offset: incoming.received,
-                state: TransferState::Underway,
-            });
-        }
+        let is_next = chunk.offset == incoming.received
+            && chunk.total_bytes == incoming.total_bytes
+            && (!chunk.data.is_empty() || last)
+            && incoming.message.is_none();
         let unstaged = incoming.received - incoming.staged;
-        if unstaged > 0 && unstaged + chunk.data.len() as u64 > UNSTAGED_BYTES_MAX {
+        let fits = unstaged == 0 || unstaged + chunk.data.len() as u64 <= UNSTAGED_BYTES_MAX;
+        if !is_next || !fits {
             return Err(SnapshotAck {
                 transfer: chunk.transfer,
                 offset: incoming.staged,

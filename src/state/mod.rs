@@ -53,7 +53,7 @@ pub(crate) use read::{ReadResult, Source};
 pub(crate) use reader::Reader;
 pub(crate) use sessions::Session;
 pub(crate) use settings::Settings;
-pub(crate) use snapshot::{Frozen, Restore, RestoredState};
+pub(crate) use snapshot::{Chunks, Frozen, Restore, RestoreError, RestoredState};
 
 use reader::{Facts, Published};
 use sessions::Sessions;

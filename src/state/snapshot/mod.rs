@@ -9,8 +9,8 @@ mod encode;
 mod outcome;
 mod restore;
 
-pub(crate) use encode::Frozen;
-pub(crate) use restore::{Restore, RestoredState};
+pub(crate) use encode::{Chunks, Frozen};
+pub(crate) use restore::{Restore, RestoreError, RestoredState};
 
 /// The version of the form. A reader refuses any other.
 const FORMAT: u32 = 1;

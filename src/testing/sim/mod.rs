@@ -20,7 +20,8 @@ use rand::{Rng, SeedableRng};
 
 use crate::clock::{Clock, Now};
 use crate::ids::NodeId;
-use crate::node::workers::{self, Done, SnapshotJob, Snapshotter, WriteJob, Written};
+use crate::node::snapshotter::Snapshotter;
+use crate::node::workers::{self, Done, SnapshotJob, WriteJob, Written};
 use crate::node::{Assembly, Node, NodeBuilder, NodeShared};
 use crate::storage::Memory;
 use crate::transport::{Inbox, Local, Message, Transport, TransportError};
@@ -120,6 +121,13 @@ struct Up {
     next_turn: Duration,
     /// Stopped by a signal: its threads stand still, its memory stays.
     paused: bool,
+}
+
+impl Up {
+    fn report(&self, done: Done) {
+        let reports = &self.parts.reports;
+        reports.report(done).expect("its driver is there");
+    }
 }
 
 /// What happens at a moment.
@@ -235,9 +243,11 @@ impl Sim {
         let parts = (self.configure)(builder)
             .assemble()
             .expect("a node starts from its own disk");
+        let clock = Arc::new(self.clock.clone());
+        let snapshotter = Snapshotter::new(parts.storage.clone(), clock);
         let up = Up {
             parts,
-            snapshotter: Snapshotter::default(),
+            snapshotter,
             writes: Default::default(),
             snapshots: Default::default(),
             next_turn: self.now(),
@@ -439,15 +449,15 @@ impl Sim {
                         bytes: 0,
                         took: Duration::ZERO,
                     };
-                    up.parts.reports.report(Done::Persisted { number, written });
+                    up.report(Done::Persisted { number, written });
                 }
                 WriteJob::Compact { index } => storage.compact(index).expect("the disk is sound"),
             }
         }
         while up.snapshots.front().is_some_and(|(at, _)| *at <= now) {
             let (_, job) = up.snapshots.pop_front().expect("it was just seen");
-            if let Some(done) = up.snapshotter.run(&up.parts.storage, job) {
-                up.parts.reports.report(done);
+            if let Some(done) = up.snapshotter.run(job) {
+                up.report(done);
             }
         }
         if up.next_turn <= now || up.parts.driver.has_work() {
