@@ -33,7 +33,15 @@ impl Authority {
 
     /// Writes a certificate for `name`, its key, and the authority's certificate into `dir`.
     pub fn issue(&self, dir: &Path, name: &str) -> Files {
-        let params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+        self.issue_to(dir, name, &[])
+    }
+
+    /// The same, to a subject of these parts.
+    pub fn issue_to(&self, dir: &Path, name: &str, subject: &[(DnType, &str)]) -> Files {
+        let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+        for (kind, value) in subject {
+            params.distinguished_name.push(kind.clone(), *value);
+        }
         let key = KeyPair::generate().unwrap();
         let certificate = params
             .signed_by(&key, &self.certificate, &self.key)

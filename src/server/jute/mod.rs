@@ -9,7 +9,9 @@ mod request;
 mod writer;
 
 pub(super) use reader::{Malformed, Reader};
-pub(super) use reply::{MultiOutcome, ReplyHeader, code_of_read, connect_response, watcher_event};
+pub(super) use reply::{
+    MultiOutcome, ReplyHeader, code_of_read, connect_response, read_only_response, watcher_event,
+};
 pub(super) use request::{
     Connect, Create, MultiOp, Opcode, Paths, Read, Request, RequestHeader, Scope,
 };
