@@ -82,6 +82,9 @@ fn commands_tell_what_there_is() {
     wire.call(1, CREATE, &create("/e", b"data", 1));
     wire.call(2, GET, &read("/e", true));
     let session = welcome.session.to_string();
+    eventually("the creation is counted", || {
+        run(&server, "monitor")["znode_count"] == 5
+    });
 
     let connections = run(&server, "connections");
     let connection = &connections["connections"][0];
@@ -181,6 +184,11 @@ fn metrics_are_what_prometheus_reads() {
     let (_node, server) = serve();
     let mut wire = Wire::connect(server.address(), 10_000).0;
     wire.call(1, CREATE, &create("/a", b"", 0));
+    eventually("the creation is counted", || {
+        get(admin(&server), "/metrics")
+            .2
+            .contains("\nznode_count 5\n")
+    });
     let (status, kind, body) = get(admin(&server), "/metrics");
     assert_eq!(status, 200);
     assert_eq!(kind, "text/plain; version=0.0.4; charset=utf-8");

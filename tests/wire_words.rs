@@ -188,7 +188,8 @@ fn numbers_are_monitored_under_zookeepers_keys() {
     let (_node, server) = serve_all();
     let _busy = busy(&server);
     eventually("the watches are counted", || {
-        monitored(server.address())["zk_watch_count"] == "4"
+        let found = monitored(server.address());
+        found["zk_watch_count"] == "4" && found["zk_znode_count"] == "7"
     });
     let found = monitored(server.address());
     let expected = [

@@ -194,12 +194,12 @@ impl Ensemble {
         self.check()
     }
 
-    /// Takes the servers with these ids away. Those that aren't there are gone.
-    pub(super) fn leave(&mut self, leaving: &str) -> Result<(), Misstated> {
-        for id in leaving.split(',') {
-            self.servers.remove(&server_id(id)?);
-        }
-        Ok(())
+    /// Takes the servers with these ids away, and gives the ids. Those that aren't there are gone.
+    pub(super) fn leave(&mut self, leaving: &str) -> Result<Vec<u64>, Misstated> {
+        let ids = leaving.split(',').map(server_id);
+        let ids = ids.collect::<Result<Vec<u64>, Misstated>>()?;
+        self.servers.retain(|id, _| !ids.contains(id));
+        Ok(ids)
     }
 
     fn add(&mut self, key: &str, value: &str) -> Result<(), Misstated> {
@@ -301,7 +301,7 @@ mod tests {
         assert!(ensemble.clone().join("server.2=h:4:5;h:2181").is_err());
         assert!(ensemble.clone().join("server.1=h:1:3").is_ok());
         ensemble.join("server.2=h:4:5,server.3=h:6:7").unwrap();
-        ensemble.leave("2,9").unwrap();
+        assert_eq!(ensemble.leave("2,9"), Ok(vec![2, 9]));
         assert_eq!(Vec::from_iter(ensemble.servers.into_keys()), [1, 3]);
         assert!(Ensemble::default().leave("x").is_err());
     }

@@ -184,8 +184,8 @@ impl Reconfiguration<'_> {
                 found: version.0,
             });
         }
-        let target = self.target(&known).map_err(misstated)?;
-        check_roles(&target, &status)?;
+        let target = self.target(&known, &status).map_err(misstated)?;
+        target.check(&status)?;
         if !within(session.may(CONFIG, Permissions::WRITE), STEP_PATIENCE)? {
             return Err(Error::NoAuth {
                 path: CONFIG.to_string(),
@@ -195,35 +195,52 @@ impl Reconfiguration<'_> {
         self.admit(&target, &status)?;
         self.dismiss(&target, &status)?;
         let written = self.write(&target)?;
-        if !target.servers.contains_key(&status.id.as_u64()) {
+        if target.leaving.contains(&status.id) {
             // The last thing that this server sees; it is asked for, and answered by the cluster.
             drop(shared.node.remove(status.id));
         }
         Ok(written)
     }
 
-    /// Who is to take part.
-    fn target(&self, known: &Ensemble) -> std::result::Result<Ensemble, Misstated> {
+    /// What is to be. A change in parts leaves alone whom it doesn't name, also where no line does.
+    fn target(
+        &self,
+        known: &Ensemble,
+        status: &NodeStatus,
+    ) -> std::result::Result<Target, Misstated> {
         let change = &self.job.change;
+        let members = || status.voters.iter().chain(&status.learners).copied();
         if !change.members.is_empty() {
-            return Ensemble::parse(&change.members);
+            let ensemble = Ensemble::parse(&change.members)?;
+            let leaving = members().filter(|id| !ensemble.servers.contains_key(&id.as_u64()));
+            return Ok(Target {
+                leaving: leaving.collect(),
+                ensemble,
+            });
         }
-        let mut target = known.clone();
+        let mut ensemble = known.clone();
+        let mut leaving = Vec::new();
         if !change.leaving.is_empty() {
-            target.leave(&change.leaving)?;
+            leaving = ensemble.leave(&change.leaving)?;
         }
         if !change.joining.is_empty() {
-            target.join(&change.joining)?;
+            ensemble.join(&change.joining)?;
         }
-        Ok(target)
+        let goes = |id: &NodeId| {
+            leaving.contains(&id.as_u64()) && !ensemble.servers.contains_key(&id.as_u64())
+        };
+        Ok(Target {
+            leaving: members().filter(goes).collect(),
+            ensemble,
+        })
     }
 
     /// Adds who is new, as learners first, and gives votes to those who are to have one.
-    fn admit(&self, target: &Ensemble, status: &NodeStatus) -> Result<()> {
+    fn admit(&self, target: &Target, status: &NodeStatus) -> Result<()> {
         let node = &self.shared.node;
         let mut added = Vec::new();
         let mut admitted = Ok(());
-        for (id, server) in nodes(target) {
+        for (id, server) in target.servers() {
             if !is_member(status, id.as_u64()) {
                 admitted = within(node.add_learner(id), STEP_PATIENCE).map(drop);
                 if admitted.is_err() {
@@ -248,17 +265,15 @@ impl Reconfiguration<'_> {
     }
 
     /// The voter whose place a new one takes in one step, where one comes and one goes.
-    fn replaced(&self, target: &Ensemble, status: &NodeStatus, new: NodeId) -> Option<NodeId> {
-        let mut leaving = status
-            .voters
+    fn replaced(&self, target: &Target, status: &NodeStatus, new: NodeId) -> Option<NodeId> {
+        let mut leaving = target
+            .leaving
             .iter()
-            .filter(|voter| !target.servers.contains_key(&voter.as_u64()));
+            .filter(|id| status.voters.contains(id));
         let old = *leaving.next()?;
-        let comes = |id: u64, server: &Server| server.is_participant && !is_in(&status.voters, id);
         let coming = target
-            .servers
-            .iter()
-            .filter(|(id, server)| comes(**id, server));
+            .servers()
+            .filter(|(id, server)| server.is_participant && !status.voters.contains(id));
         let alone = leaving.next().is_none() && coming.count() == 1;
         (alone && old != status.id && new != old).then_some(old)
     }
@@ -286,12 +301,9 @@ impl Reconfiguration<'_> {
     }
 
     /// Takes out who is to go, but for this node.
-    fn dismiss(&self, target: &Ensemble, status: &NodeStatus) -> Result<()> {
-        let members = status.voters.iter().chain(&status.learners);
-        for &id in members {
-            if id == status.id || target.servers.contains_key(&id.as_u64()) {
-                continue;
-            }
+    fn dismiss(&self, target: &Target, status: &NodeStatus) -> Result<()> {
+        let others = target.leaving.iter().filter(|id| **id != status.id);
+        for &id in others {
             match within::<Members>(self.shared.node.remove(id), STEP_PATIENCE) {
                 // Its place was taken.
                 Err(Error::NotAMember { .. }) => {}
@@ -302,11 +314,11 @@ impl Reconfiguration<'_> {
     }
 
     /// Writes the new configuration, as the client.
-    fn write(&self, target: &Ensemble) -> Outcome {
+    fn write(&self, target: &Target) -> Outcome {
         loop {
             let (known, version) = self.shared.ensemble_with_version()?;
             let wanted = Ensemble {
-                servers: target.servers.clone(),
+                servers: target.ensemble.servers.clone(),
                 version: known.version,
             };
             let text = next(wanted).to_string();
@@ -322,22 +334,34 @@ impl Reconfiguration<'_> {
     }
 }
 
-fn nodes(ensemble: &Ensemble) -> impl Iterator<Item = (NodeId, &Server)> {
-    let servers = ensemble.servers.iter();
-    servers.filter_map(|(&id, server)| Some((NodeId::new(id)?, server)))
+/// What a change is to come to.
+struct Target {
+    ensemble: Ensemble,
+    /// Those who are members and are to be none.
+    leaving: Vec<NodeId>,
 }
 
-fn check_roles(target: &Ensemble, status: &NodeStatus) -> Result<()> {
-    let refused = |reason: String| Err(Error::BadArguments { reason });
-    if !target.servers.values().any(|server| server.is_participant) {
-        return refused("somebody has to decide: there must be a participant".to_string());
+impl Target {
+    fn servers(&self) -> impl Iterator<Item = (NodeId, &Server)> {
+        let servers = self.ensemble.servers.iter();
+        servers.filter_map(|(&id, server)| Some((NodeId::new(id)?, server)))
     }
-    for (&id, server) in &target.servers {
-        if !server.is_participant && is_in(&status.voters, id) {
-            return refused(format!(
-                "server {id} has a vote; it can leave, but not become an observer"
-            ));
+
+    /// Says what can't be.
+    fn check(&self, status: &NodeStatus) -> Result<()> {
+        let refused = |reason: String| Err(Error::BadArguments { reason });
+        let stays = |id: &NodeId| !self.leaving.contains(id);
+        let joins = self.servers().any(|(_, server)| server.is_participant);
+        if !joins && !status.voters.iter().any(stays) {
+            return refused("somebody has to decide: there must be a participant".to_string());
         }
+        for (id, server) in self.servers() {
+            if !server.is_participant && status.voters.contains(&id) {
+                return refused(format!(
+                    "server {id} has a vote; it can leave, but not become an observer"
+                ));
+            }
+        }
+        Ok(())
     }
-    Ok(())
 }
