@@ -54,7 +54,7 @@ fn busy(server: &ZooKeeperServer) -> ([Wire; 2], [i64; 2]) {
     one.call(4, GET, &read("/a", true));
     two.call(1, GET, &read("/a", true));
     two.call(2, EXISTS, &read("/none", true));
-    two.call(3, GET_CHILDREN, &read("/a", true));
+    two.call(3, GET_CHILDREN, &read("/", true));
     ([one, two], [first.session, second.session])
 }
 

@@ -12,7 +12,7 @@ use super::connection::Encryption;
 use super::ensemble::{Address, Misstated};
 use super::io::{Acceptor, IoThread};
 use super::reconfig;
-use super::settings::{Advertised, Settings};
+use super::settings::Settings;
 use super::words::Allowed;
 use super::{Shared, ZooKeeperServer};
 use crate::NodeHandle;
@@ -29,6 +29,14 @@ pub enum ServerError {
         /// The operating system's reason.
         error: std::io::Error,
     },
+    /// An address that is to be told to others is none.
+    #[error("{address:?} can't be advertised: {reason}")]
+    Advertise {
+        /// The address as it was given.
+        address: String,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// The operating system gives it no threads or no means to wait.
     #[error("cannot serve: {0}")]
     System(#[from] std::io::Error),
@@ -43,6 +51,8 @@ pub struct ZooKeeperServerBuilder {
     secure_address: Option<String>,
     #[cfg(feature = "admin")]
     admin_address: Option<String>,
+    peer_address: Option<String>,
+    client_address: Option<String>,
     settings: Settings,
 }
 
@@ -63,6 +73,8 @@ impl ZooKeeperServerBuilder {
             secure_address: None,
             #[cfg(feature = "admin")]
             admin_address: None,
+            peer_address: None,
+            client_address: None,
             settings: Settings::default(),
         }
     }
@@ -208,24 +220,14 @@ impl ZooKeeperServerBuilder {
     ///
     /// Without it the znode is as it was, and empty at first, as a ZooKeeper's that runs alone.
     pub fn advertise(mut self, peer_address: impl Into<String>) -> Self {
-        let client = self
-            .settings
-            .advertised
-            .take()
-            .and_then(|known| known.client);
-        self.settings.advertised = Some(Advertised {
-            peer: peer_address.into(),
-            client,
-        });
+        self.peer_address = Some(peer_address.into());
         self
     }
 
     /// Where clients reach this server (`host:port`), if that isn't where it listens. It needs
     /// [`ZooKeeperServerBuilder::advertise`].
     pub fn advertise_client(mut self, address: impl Into<String>) -> Self {
-        if let Some(advertised) = &mut self.settings.advertised {
-            advertised.client = Some(address.into());
-        }
+        self.client_address = Some(address.into());
         self
     }
 
@@ -268,7 +270,7 @@ impl ZooKeeperServerBuilder {
     ///
     /// # Errors
     /// See [`ServerError`].
-    pub fn start(self) -> Result<ZooKeeperServer, ServerError> {
+    pub fn start(mut self) -> Result<ZooKeeperServer, ServerError> {
         let (listener, address) = bind(&self.address).map_err(|error| ServerError::Listen {
             address: self.address.clone(),
             error,
@@ -307,14 +309,8 @@ impl ZooKeeperServerBuilder {
             }
             None => None,
         };
-        if let Some(Advertised { peer, client }) = &self.settings.advertised {
-            for address in client.iter().chain([peer]) {
-                Address::parse(address).map_err(|Misstated(reason)| ServerError::Listen {
-                    address: address.clone(),
-                    error: std::io::Error::other(reason),
-                })?;
-            }
-        }
+        self.settings.advertised = understood(self.peer_address.as_deref())?;
+        self.settings.advertised_client = understood(self.client_address.as_deref())?;
         let threads_count = self.settings.threads;
         let (jobs, jobs_out) = reconfig::queue();
         let shared = Shared::new(self.node, self.settings, address, secure_address, jobs);
@@ -369,6 +365,19 @@ impl ZooKeeperServerBuilder {
         }
         Encryption::Settled
     }
+}
+
+fn understood(address: Option<&str>) -> Result<Option<Address>, ServerError> {
+    let Some(address) = address else {
+        return Ok(None);
+    };
+    let understood = Address::parse(address);
+    understood
+        .map(Some)
+        .map_err(|Misstated(reason)| ServerError::Advertise {
+            address: address.to_string(),
+            reason,
+        })
 }
 
 fn bind(address: &str) -> std::io::Result<(TcpListener, SocketAddr)> {

@@ -58,6 +58,7 @@ struct Wish {
 }
 
 /// Whether a connection is encrypted.
+#[cfg_attr(not(feature = "tls"), allow(dead_code, reason = "all are as they are"))]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Encryption {
     /// As it is.
@@ -71,6 +72,7 @@ pub(super) enum Encryption {
 /// See the module's text.
 pub(super) struct Connection {
     pub stream: Stream,
+    #[cfg_attr(not(feature = "tls"), allow(dead_code, reason = "it is as it is"))]
     encryption: Encryption,
     /// It is counted among those whose handshake is under way.
     handshaking: bool,

@@ -16,7 +16,6 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
 use super::Shared;
 use super::ensemble::{Address, Ensemble, Misstated, Server};
-use super::settings::Advertised;
 use crate::{
     AuthId, Error, Members, NodeId, NodeStatus, Pending, Permissions, Result, Role, Session, Stat,
     Version,
@@ -103,7 +102,7 @@ fn keep(shared: &Shared) -> Result<()> {
 fn wanted(
     known: &Ensemble,
     status: &NodeStatus,
-    advertised: &Advertised,
+    advertised: &Address,
     shared: &Shared,
 ) -> Result<Ensemble> {
     let mut wanted = known.clone();
@@ -120,17 +119,16 @@ fn wanted(
     Ok(wanted)
 }
 
-fn own_line(status: &NodeStatus, advertised: &Advertised, shared: &Shared) -> Result<Server> {
-    let peer = Address::parse(&advertised.peer).map_err(misstated)?;
-    let client = match &advertised.client {
+fn own_line(status: &NodeStatus, advertised: &Address, shared: &Shared) -> Result<Server> {
+    let client = match &shared.settings.advertised_client {
         Some(client) => client.clone(),
-        None => shared.address.to_string(),
+        None => Address::parse(&shared.address.to_string()).map_err(misstated)?,
     };
     Ok(Server {
-        election_port: peer.port(),
-        peer,
+        peer: advertised.clone(),
+        election_port: advertised.port(),
         is_participant: is_in(&status.voters, status.id.as_u64()),
-        client: Some(Address::parse(&client).map_err(misstated)?),
+        client: Some(client),
     })
 }
 

@@ -78,6 +78,10 @@ pub(super) enum Kind {
 pub(super) struct Metric {
     pub name: String,
     pub value: Value,
+    #[cfg_attr(
+        not(feature = "admin"),
+        allow(dead_code, reason = "words don't say it")
+    )]
     pub kind: Kind,
 }
 

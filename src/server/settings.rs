@@ -4,16 +4,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::ensemble::Address;
 use super::words::Allowed;
-
-/// Where a server's node and its clients are reached, for `/zookeeper/config`.
-#[derive(Clone, Debug)]
-pub(super) struct Advertised {
-    /// `host:port` for the other nodes.
-    pub peer: String,
-    /// `host:port` for clients; where the server listens by default.
-    pub client: Option<String>,
-}
 
 /// The limits and switches of one server.
 #[derive(Clone)]
@@ -55,8 +47,10 @@ pub(super) struct Settings {
     pub read_only_after: Duration,
     /// Where the node keeps its files, for those who ask how large they are.
     pub directory: Option<PathBuf>,
-    /// What `/zookeeper/config` says of this server, if anything.
-    pub advertised: Option<Advertised>,
+    /// Where the other nodes reach this one, if `/zookeeper/config` is to say so.
+    pub advertised: Option<Address>,
+    /// Where clients reach the server; where it listens by default.
+    pub advertised_client: Option<Address>,
     /// Whether clients may change who takes part.
     pub reconfig: bool,
     /// How long a new participant may take to catch up.
@@ -90,6 +84,7 @@ impl Default for Settings {
             read_only_after: Duration::from_secs(2),
             directory: None,
             advertised: None,
+            advertised_client: None,
             reconfig: false,
             reconfig_patience: Duration::from_secs(10),
             words: Allowed::These(vec!["srvr".to_string()]),
