@@ -29,7 +29,7 @@ fn serve(
 }
 
 fn connect(server: &ZooKeeperServer) -> Wire {
-    Wire::connect(server.address(), 10_000).0
+    Wire::connect(server.address(), 40_000).0
 }
 
 fn auth(scheme: &str, token: &str) -> Body {
