@@ -229,6 +229,10 @@ pub enum Error {
         /// To whom.
         to: NodeId,
     },
+    /// The session is a read-only one of its node alone: it writes nothing, and no barrier reaches the
+    /// cluster (NotReadOnly, -119).
+    #[error("the session is read-only")]
+    NotReadOnly,
     /// This node was removed from its cluster and has stopped (ConnectionLoss, -4). The operation did
     /// not happen.
     #[error("the node was removed from its cluster")]
@@ -271,6 +275,7 @@ impl Error {
             Error::InvalidAcl { .. } => -114,
             Error::WrongPassword { .. } | Error::AuthFailed { .. } => -115,
             Error::SessionMoved { .. } => -118,
+            Error::NotReadOnly => -119,
             Error::NoWatcher { .. } => -121,
             Error::Timeout => -122,
             Error::QuotaExceeded { .. } => -125,

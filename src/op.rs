@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use crate::acl::{Acl, AuthId};
+use crate::acl::{Acl, AuthId, Permissions};
 use crate::error::Error;
 use crate::ids::{NodeId, SessionId, Version, Zxid};
 use crate::stat::Stat;
@@ -234,6 +234,11 @@ pub(crate) enum ReadOp {
     /// The number of all descendants.
     AllChildrenNumber {
         path: String,
+    },
+    /// Whether the session may do any of these at the znode.
+    Allowed {
+        path: String,
+        permissions: Permissions,
     },
     /// Data and Children only, each with its own result.
     Multi(Vec<ReadOp>),

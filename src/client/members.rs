@@ -3,7 +3,7 @@
 use super::Pending;
 use super::pending::Convert;
 use crate::ids::NodeId;
-use crate::node::{Call, Command, Members, MembershipRequest, Node};
+use crate::node::{Call, Command, Members, MembershipRequest, Node, NodeHandle};
 
 /// Who takes part, and who leads. Each of these goes to the leader by itself, whichever node it is
 /// called on; it is answered when the change is committed and applied, and is asked again under the
@@ -70,6 +70,44 @@ impl Node {
     /// [`Error::LastVoter`](crate::Error): the last one doesn't leave, it is shut down.
     pub fn leave(&self) -> Pending<Members> {
         self.remove(self.id())
+    }
+
+    fn ask(&self, request: MembershipRequest) -> Pending<Members> {
+        self.handle().ask(request)
+    }
+}
+
+impl NodeHandle {
+    /// See [`Node::add_learner`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn add_learner(&self, node: NodeId) -> Pending<Members> {
+        self.ask(MembershipRequest::AddLearner(node))
+    }
+
+    /// See [`Node::promote`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn promote(&self, learner: NodeId) -> Pending<Members> {
+        self.ask(MembershipRequest::Promote(learner))
+    }
+
+    /// See [`Node::remove`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn remove(&self, node: NodeId) -> Pending<Members> {
+        self.ask(MembershipRequest::Remove(node))
+    }
+
+    /// See [`Node::replace`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn replace(&self, old: NodeId, learner: NodeId) -> Pending<Members> {
+        self.ask(MembershipRequest::Replace { old, new: learner })
     }
 
     fn ask(&self, request: MembershipRequest) -> Pending<Members> {

@@ -6,9 +6,11 @@ use std::time::Duration;
 
 use super::pending::Convert;
 use super::{Pending, Session};
-use crate::error::Error;
+use crate::error::{Error, Result};
 use crate::ids::SessionId;
-use crate::node::{Call, Command, Node, NodeHandle, NodeShared, Stamped, Value};
+use crate::node::{
+    Call, Command, Node, NodeHandle, NodeShared, SessionHandle, SessionShared, Stamped, Value,
+};
 use crate::op::{Keeper, Password};
 
 /// What it takes to attach a session on another node: its id, and a password of 16 random bytes.
@@ -99,6 +101,28 @@ impl SessionBuilder {
             return Pending::ready(Err(no_randomness(error)));
         }
         self.open_with(password)
+    }
+
+    /// Opens a session that only reads, at this node alone: what the node has applied, without asking
+    /// anybody, and with watches. It needs no leader. The cluster doesn't know it: its id is no zxid,
+    /// it owns nothing, and its writes, barriers and linearizable reads are answered
+    /// [`Error::NotReadOnly`]. It lives as long as its handles and its node; identities that it proves
+    /// ([`Session::add_auth`]) hold for its reads.
+    ///
+    /// # Errors
+    /// [`Error::Stopped`]; [`Error::System`] where there is no randomness.
+    pub fn open_read_only(self) -> Result<Session> {
+        if let Some(error) = self.node.stopped() {
+            return Err(error);
+        }
+        let mut password: Password = [0; 16];
+        getrandom::fill(&mut password).map_err(no_randomness)?;
+        let drawn = getrandom::u64().map_err(no_randomness)?;
+        // Far above every zxid that a cluster reaches, so it never is another session's.
+        let id = SessionId((drawn >> 8 | 0x7f << 56) as i64);
+        let shared = SessionShared::read_only(id, password, self.timeout_ms());
+        let node = self.node;
+        Ok(Session::new(SessionHandle { node, shared }))
     }
 
     /// [`SessionBuilder::open`] with a password that the caller has drawn.

@@ -80,6 +80,13 @@ pub(super) fn number(result: ReadResult) -> usize {
     }
 }
 
+pub(super) fn allowed(result: ReadResult) -> bool {
+    match result {
+        ReadResult::Allowed(allowed) => allowed,
+        _ => unreachable!("{OTHER}"),
+    }
+}
+
 pub(super) fn answers(result: ReadResult) -> Vec<Result<ReadAnswer>> {
     let answer = |result| match result {
         ReadResult::Data(data, stat) => ReadAnswer::Data(data, stat),

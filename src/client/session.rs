@@ -9,7 +9,7 @@ use bytes::Bytes;
 use super::pending::Convert;
 use super::reads::{self, Read, ReadAnswer};
 use super::{Credentials, Multi, Pending, Watcher};
-use crate::acl::{Acl, AuthId};
+use crate::acl::{Acl, AuthId, Permissions};
 use crate::error::{Error, Result};
 use crate::ids::{SessionId, Version, Zxid};
 use crate::node::{
@@ -92,6 +92,11 @@ impl Session {
 
     /// Why a call of this session can't be made any more.
     fn check(&self) -> Result<()> {
+        if self.is_read_only()
+            && let Some(error) = self.handle.node.stopped()
+        {
+            return Err(error);
+        }
         self.handle
             .shared
             .check()
@@ -105,6 +110,12 @@ impl Session {
     /// Its id: the zxid of its opening, and what `ephemeral_owner` shows.
     pub fn id(&self) -> SessionId {
         self.handle.shared.id
+    }
+
+    /// Whether it is one of its node alone, that only reads: see
+    /// [`super::SessionBuilder::open_read_only`].
+    pub fn is_read_only(&self) -> bool {
+        self.handle.shared.stranger.is_some()
     }
 
     /// Which attachment of the session this handle is: 0 where it was opened, and one more each time
@@ -130,6 +141,9 @@ impl Session {
     /// ([`super::SessionBuilder::touched_by_host`]). Cheap, and not to be called for every word of a
     /// busy client: a few times in each third of the timeout are enough. Other sessions need none.
     pub fn touch(&self) {
+        if self.is_read_only() {
+            return;
+        }
         self.handle.node.command(Command::Touch {
             session: self.id(),
             attachment: self.handle.shared.attachment,
@@ -272,6 +286,19 @@ impl Session {
         if let Err(error) = self.check().and_then(|()| check_paths(op)) {
             return Pending::ready(Err(error));
         }
+        if let Some(stranger) = &self.handle.shared.stranger {
+            let done = match op {
+                Op::AddAuth(identity) => stranger.add(identity),
+                Op::CloseSession => {
+                    let table = self.handle.node.watches.lock();
+                    self.handle.shared.close_read_only(&table);
+                    Ok(())
+                }
+                _ => Err(Error::NotReadOnly),
+            };
+            let result = done.map(|()| convert(OpResult::Done));
+            return Pending::ready_at(self.reader().zxid(), result);
+        }
         let op = crate::proto::encode_op(op);
         if op.len() > OP_BYTES_MAX {
             let (found, limit) = (op.len() as u64, OP_BYTES_MAX as u64);
@@ -305,7 +332,7 @@ impl Session {
     /// real read barrier, also where ZooKeeper's `sync` is none. Also waits for this session's own
     /// earlier writes.
     pub fn sync(&self) -> Pending<()> {
-        if let Err(error) = self.check() {
+        if let Err(error) = self.check().and_then(|()| self.check_reaches_cluster()) {
             return Pending::ready(Err(error));
         }
         let (call, answer) = Call::new();
@@ -388,6 +415,21 @@ impl Session {
         )
     }
 
+    /// Whether the session may do any of these at a znode, by its ACL and by who the session has proven
+    /// to be.
+    ///
+    /// # Errors
+    /// [`Error::NoNode`], [`Error::InvalidPath`].
+    pub fn may(&self, path: &str, permissions: Permissions) -> Pending<bool> {
+        self.read(
+            ReadOp::Allowed {
+                path: path.to_string(),
+                permissions,
+            },
+            reads::allowed,
+        )
+    }
+
     /// Several reads as of one moment, each with its own result (ZooKeeper's `multiRead`).
     pub fn multi_read(&self, reads: &[Read]) -> Pending<Vec<Result<ReadAnswer>>> {
         self.read(
@@ -402,7 +444,7 @@ impl Session {
     /// session's state.
     pub fn watcher(&self, events_max: usize) -> Watcher {
         let mut table = self.handle.node.watches.lock();
-        let queue = table.add_watcher(events_max);
+        let queue = table.add_watcher(self.id(), events_max);
         self.handle.shared.add_watcher(&queue, &table);
         drop(table);
         Watcher::new(self.clone(), queue)
@@ -516,11 +558,12 @@ impl Session {
     /// From the published view, on this thread, where nothing has to be waited for; otherwise by the
     /// loop, right after the session's writes or after a barrier.
     fn read<T>(&self, read: ReadOp, convert: fn(ReadResult) -> T) -> Pending<T> {
-        if let Err(error) = self.check() {
+        let checked = self.check();
+        if let Err(error) = checked.and_then(|()| self.check_linearizable()) {
             return Pending::ready(Err(error));
         }
         if !self.linearizable && self.handle.shared.has_no_pending_writes() {
-            let result = self.reader().read(self.id(), &read).map(convert);
+            let result = self.read_published(&read).map(convert);
             // What was read may be as new as this.
             return Pending::ready_at(self.reader().zxid(), result);
         }
@@ -535,7 +578,8 @@ impl Session {
         (path, kind, watcher): (&str, WatchKind, &Watcher),
         convert: fn(ReadResult) -> T,
     ) -> Pending<T> {
-        let path = match self.check().and_then(|()| ZnodePath::parse(path)) {
+        let checked = self.check().and_then(|()| self.check_linearizable());
+        let path = match checked.and_then(|()| ZnodePath::parse(path)) {
             Ok(path) => path,
             Err(error) => return Pending::ready(Err(error)),
         };
@@ -543,7 +587,7 @@ impl Session {
             // Nothing is fired or published while the table is locked.
             let mut table = self.handle.node.watches.lock();
             let zxid = self.reader().zxid();
-            let result = self.reader().read(self.id(), &read);
+            let result = self.read_published(&read);
             if result.is_ok() {
                 table.add(watcher.queue(), &path, kind, zxid);
             }
@@ -553,6 +597,27 @@ impl Session {
         let (call, answer) = Call::watch(WatchRequest { queue, path, kind });
         self.queue(read, call);
         Pending::waiting(answer, Convert::Read(convert))
+    }
+
+    fn read_published(&self, read: &ReadOp) -> Result<ReadResult> {
+        match &self.handle.shared.stranger {
+            Some(stranger) => self.reader().read_as(&stranger.identities(), read),
+            None => self.reader().read(self.id(), read),
+        }
+    }
+
+    fn check_reaches_cluster(&self) -> Result<()> {
+        match self.is_read_only() {
+            true => Err(Error::NotReadOnly),
+            false => Ok(()),
+        }
+    }
+
+    fn check_linearizable(&self) -> Result<()> {
+        match self.linearizable {
+            true => self.check_reaches_cluster(),
+            false => Ok(()),
+        }
     }
 
     fn queue(&self, read: ReadOp, call: Call) {

@@ -601,6 +601,11 @@ impl Driver {
             shown.soft_quota_exceeded = replica.state().soft_quota_exceeded();
             shown.sessions = replica.state().sessions_count();
             shown.sessions_attached = replica.sessions_attached();
+            let settings = replica.state().settings();
+            shown.session_timeouts_ms = (
+                settings.session_timeout_min_ms,
+                settings.session_timeout_max_ms,
+            );
             let configuration = replica.configuration();
             let changed = shown.voters != configuration.voters
                 || shown.learners != configuration.learners

@@ -11,6 +11,7 @@ pub(crate) mod driver;
 mod events;
 mod join;
 mod members;
+mod overview;
 mod shared;
 pub(crate) mod snapshotter;
 mod telling;
@@ -33,11 +34,12 @@ pub use calls::Stamped;
 pub use events::{NodeEvent, NodeEvents};
 pub use join::JoinError;
 pub use members::{MemberStatus, Members};
+pub use overview::{SessionStatus, WatchStatus};
 pub use shared::{NodeStatus, QueueDepths, Role};
 pub use watches::{Event, SessionState, WatchEvent, WatchKind};
 
 pub(crate) use calls::{Call, Command, FrozenState, Value, WatchRequest};
-pub(crate) use shared::{NodeShared, SessionHandle};
+pub(crate) use shared::{NodeShared, SessionHandle, SessionShared};
 pub(crate) use watches::{WatchQueue, WatchTable};
 
 pub(crate) use crate::replica::MembershipRequest;
@@ -174,6 +176,18 @@ impl NodeHandle {
     /// See [`Node::zxid`].
     pub fn zxid(&self) -> Zxid {
         self.shared.reader().zxid()
+    }
+
+    /// See [`Node::wait_for`].
+    ///
+    /// # Errors
+    /// [`Error::Timeout`] when that takes longer than `timeout`.
+    pub fn wait_for(
+        &self,
+        timeout: Duration,
+        condition: impl FnMut(&NodeStatus) -> bool,
+    ) -> Result<NodeStatus> {
+        self.shared.wait_for(timeout, condition)
     }
 
     pub(crate) fn shared(&self) -> &Arc<NodeShared> {

@@ -14,6 +14,7 @@ use super::events::{EventHub, NodeEvent};
 use super::members::MemberStatus;
 use super::telling::{Cause, Telling};
 use super::watches::{SessionState, WatchQueue, WatchTable};
+use crate::acl::AuthId;
 use crate::clock::Clock;
 use crate::error::{Error, Result};
 use crate::ids::{ClusterId, NodeId, SessionId, Zxid};
@@ -77,6 +78,8 @@ pub struct NodeStatus {
     pub sessions: usize,
     /// How many sessions are attached here.
     pub sessions_attached: usize,
+    /// The shortest and the longest timeout that a session may have, in milliseconds.
+    pub session_timeouts_ms: (u32, u32),
     /// Those whose majority decides, sorted.
     pub voters: Vec<NodeId>,
     /// Those who get the log without a vote, sorted.
@@ -153,6 +156,7 @@ impl NodeShared {
             soft_quota_exceeded: 0,
             sessions: 0,
             sessions_attached: 0,
+            session_timeouts_ms: (0, 0),
             voters: Vec::new(),
             learners: Vec::new(),
             is_joint: false,
@@ -337,6 +341,8 @@ pub(crate) struct SessionShared {
     pub attachment: u32,
     pub timeout_ms: u32,
     pub keeper: Keeper,
+    /// Set where it is none of the cluster's sessions, but reads at this node alone.
+    pub(crate) stranger: Option<Stranger>,
     state: AtomicU8,
     /// Nanoseconds of the node's monotonic clock.
     certain_until: AtomicU64,
@@ -372,6 +378,7 @@ impl SessionShared {
             attachment,
             timeout_ms,
             keeper,
+            stranger: None,
             state: AtomicU8::new(SessionState::Connected as u8),
             certain_until: AtomicU64::new(nanos(certain_until)),
             writes_pending: AtomicUsize::new(0),
@@ -379,6 +386,23 @@ impl SessionShared {
             changed: Condvar::new(),
             lock: Mutex::new(()),
         })
+    }
+
+    /// One that only reads, at this node alone. The cluster doesn't know it, so it is never certain.
+    pub(crate) fn read_only(
+        id: SessionId,
+        password: Password,
+        timeout_ms: u32,
+    ) -> Arc<SessionShared> {
+        let shared = SessionShared::new(id, password, 0, timeout_ms, Duration::ZERO, Keeper::Host);
+        let mut shared = Arc::into_inner(shared).expect("it was just made");
+        shared.stranger = Some(Stranger::default());
+        Arc::new(shared)
+    }
+
+    /// Ends a session of this node alone.
+    pub(crate) fn close_read_only(&self, table: &WatchTable) {
+        self.set(SessionEvent::Closed, table);
     }
 
     pub(crate) fn state(&self) -> SessionState {
@@ -463,6 +487,34 @@ impl SessionShared {
                 WatchTable::tell(&queue, state);
             }
         }
+    }
+}
+
+/// Who reads without being one of the cluster's sessions: what it has proven.
+#[derive(Debug, Default)]
+pub(crate) struct Stranger(Mutex<Arc<[AuthId]>>);
+
+impl Stranger {
+    /// The most identities that it proves, as many as a session may.
+    const IDENTITIES_MAX: usize = 64;
+
+    pub(crate) fn identities(&self) -> Arc<[AuthId]> {
+        self.0.lock().clone()
+    }
+
+    pub(crate) fn add(&self, identity: &AuthId) -> Result<()> {
+        let mut identities = self.0.lock();
+        if identities.contains(identity) {
+            return Ok(());
+        }
+        if identities.len() >= Self::IDENTITIES_MAX {
+            return Err(Error::AuthFailed {
+                scheme: identity.scheme.clone(),
+                reason: format!("{} identities are proven already", Self::IDENTITIES_MAX),
+            });
+        }
+        *identities = identities.iter().chain([identity]).cloned().collect();
+        Ok(())
     }
 }
 

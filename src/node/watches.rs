@@ -12,7 +12,7 @@ use std::task::Waker;
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use parking_lot::Mutex;
 
-use crate::ids::Zxid;
+use crate::ids::{SessionId, Zxid};
 use crate::op::{Change, EventKind};
 use crate::path::{self, ZnodePath};
 
@@ -93,6 +93,8 @@ pub enum WatchKind {
 #[derive(Debug)]
 pub(crate) struct WatchQueue {
     id: u64,
+    /// Whose it is.
+    session: SessionId,
     sender: Sender<Event>,
     receiver: Receiver<Event>,
     /// How many events it holds besides those two.
@@ -177,14 +179,15 @@ pub(crate) struct WatchTable {
 }
 
 impl WatchTable {
-    /// A queue for a new watcher, holding up to `events_max` events.
-    pub(crate) fn add_watcher(&mut self, events_max: usize) -> Arc<WatchQueue> {
+    /// A queue for a new watcher of this session, holding up to `events_max` events.
+    pub(crate) fn add_watcher(&mut self, session: SessionId, events_max: usize) -> Arc<WatchQueue> {
         self.next_id += 1;
         let events_max = events_max.max(1);
         // Bounded by `push`: a channel of that bound would take its whole memory at once.
         let (sender, receiver) = unbounded();
         let queue = Arc::new(WatchQueue {
             id: self.next_id,
+            session,
             sender,
             receiver,
             events_max,
@@ -273,6 +276,17 @@ impl WatchTable {
     /// How many watches there are.
     pub(crate) fn len(&self) -> usize {
         self.count
+    }
+
+    /// Every watch: its session, path and kind, in no order.
+    pub(crate) fn all(&self) -> Vec<(SessionId, Arc<str>, WatchKind)> {
+        let mut all = Vec::with_capacity(self.count);
+        for (path, watches) in &self.paths {
+            for (watcher, kind) in watches.watches.keys() {
+                all.push((self.queues[watcher].session, path.clone(), *kind));
+            }
+        }
+        all
     }
 
     /// Every watched path with the kinds and zxids of its watches, to compare two trees.
@@ -469,7 +483,7 @@ mod tests {
     fn scenario_11_d_a_one_shot_watch_fires_once() {
         // etcd #17247: an event was delivered twice.
         let mut table = WatchTable::default();
-        let queue = table.add_watcher(8);
+        let queue = table.add_watcher(SessionId(1), 8);
         table.add(&queue, &znode("/a"), WatchKind::Data, Zxid(1));
         table.fire(&[
             change(2, EventKind::NodeDataChanged, "/a"),
@@ -482,7 +496,7 @@ mod tests {
     #[test]
     fn a_change_that_was_read_already_does_not_fire() {
         let mut table = WatchTable::default();
-        let queue = table.add_watcher(8);
+        let queue = table.add_watcher(SessionId(1), 8);
         table.add(&queue, &znode("/a"), WatchKind::Data, Zxid(5));
         table.fire(&[change(5, EventKind::NodeDataChanged, "/a")]);
         assert!(heard(&queue).is_empty());
@@ -493,7 +507,7 @@ mod tests {
     #[test]
     fn a_deletion_is_heard_once_by_a_watcher_of_data_and_children() {
         let mut table = WatchTable::default();
-        let queue = table.add_watcher(8);
+        let queue = table.add_watcher(SessionId(1), 8);
         for kind in [WatchKind::Data, WatchKind::Children] {
             table.add(&queue, &znode("/a"), kind, Zxid(1));
         }
@@ -505,7 +519,7 @@ mod tests {
     #[test]
     fn children_watches_fire_on_creation_and_deletion_but_not_on_data() {
         let mut table = WatchTable::default();
-        let queue = table.add_watcher(8);
+        let queue = table.add_watcher(SessionId(1), 8);
         table.add(&queue, &znode("/p"), WatchKind::Children, Zxid(1));
         table.fire(&[change(2, EventKind::NodeDataChanged, "/p/c")]);
         assert!(heard(&queue).is_empty());
@@ -516,8 +530,8 @@ mod tests {
     #[test]
     fn a_persistent_watch_hears_children_and_a_recursive_one_descendants() {
         let mut table = WatchTable::default();
-        let plain = table.add_watcher(8);
-        let recursive = table.add_watcher(8);
+        let plain = table.add_watcher(SessionId(1), 8);
+        let recursive = table.add_watcher(SessionId(1), 8);
         table.add(&plain, &znode("/p"), WatchKind::Persistent, Zxid(1));
         table.add(
             &recursive,
@@ -548,7 +562,7 @@ mod tests {
     fn scenario_11_b_an_overflow_is_one_explicit_event_and_names_the_first_loss() {
         // etcd #17529 and #18089: a slow watcher lost events under load, and never heard of it.
         let mut table = WatchTable::default();
-        let queue = table.add_watcher(2);
+        let queue = table.add_watcher(SessionId(1), 2);
         table.add(&queue, &znode("/a"), WatchKind::Persistent, Zxid(1));
         let changes: Vec<_> = (2..=6)
             .map(|zxid| change(zxid, EventKind::NodeDataChanged, "/a"))
@@ -567,7 +581,7 @@ mod tests {
     #[test]
     fn a_loss_is_told_before_any_later_event() {
         let mut table = WatchTable::default();
-        let queue = table.add_watcher(1);
+        let queue = table.add_watcher(SessionId(1), 1);
         table.add(&queue, &znode("/a"), WatchKind::Persistent, Zxid(1));
         table.fire(&[
             change(2, EventKind::NodeDataChanged, "/a"),
@@ -581,7 +595,7 @@ mod tests {
     #[test]
     fn a_sessions_end_is_told_though_the_queue_is_full() {
         let mut table = WatchTable::default();
-        let queue = table.add_watcher(1);
+        let queue = table.add_watcher(SessionId(1), 1);
         table.add(&queue, &znode("/a"), WatchKind::Persistent, Zxid(1));
         table.fire(&[
             change(2, EventKind::NodeDataChanged, "/a"),
@@ -597,7 +611,7 @@ mod tests {
     #[test]
     fn a_watcher_that_is_gone_leaves_nothing_behind() {
         let mut table = WatchTable::default();
-        let queue = table.add_watcher(8);
+        let queue = table.add_watcher(SessionId(1), 8);
         table.add(&queue, &znode("/a"), WatchKind::Data, Zxid(1));
         table.add(
             &queue,
@@ -613,7 +627,7 @@ mod tests {
     #[test]
     fn a_removed_watch_is_silent() {
         let mut table = WatchTable::default();
-        let queue = table.add_watcher(8);
+        let queue = table.add_watcher(SessionId(1), 8);
         table.add(&queue, &znode("/a"), WatchKind::Persistent, Zxid(1));
         assert!(table.remove(&queue, "/a", WatchKind::Persistent));
         assert!(!table.remove(&queue, "/a", WatchKind::Persistent));

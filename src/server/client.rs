@@ -21,6 +21,7 @@ use super::jute::{
     Writer, watcher_event,
 };
 use super::outstanding::{Awaited, Outstanding, Settled, Then, WithStat};
+use super::reconfig::{Change, Job};
 use super::settings::Settings;
 use super::statistics::{ConnectionFacts, Statistics};
 use crate::{
@@ -66,6 +67,7 @@ impl Client {
     pub(super) fn new(
         session: Session,
         facts: Arc<ConnectionFacts>,
+        proven: &[AuthId],
         settings: &Settings,
         now: Instant,
     ) -> Client {
@@ -74,19 +76,22 @@ impl Client {
         let timeout_ms = session.timeout().as_millis() as u64;
         facts.timeout_ms.store(timeout_ms, Relaxed);
         let watcher = session.watcher(settings.events_max);
-        let identity = auth::of_address(address);
-        let internal = Awaited::Internal(session.add_auth(identity.clone()));
+        let mut identities = vec![auth::of_address(address)];
+        identities.extend_from_slice(proven);
+        let outstanding = identities.iter().map(|identity| Outstanding {
+            xid: 0,
+            opcode: Opcode::auth,
+            called_at: now,
+            awaited: Awaited::Internal(session.add_auth(identity.clone())),
+            sets_watch: false,
+        });
+        let outstanding = outstanding.collect();
         Client {
             session,
             watcher,
-            identities: vec![identity],
+            identities,
             address,
-            outstanding: VecDeque::from([Outstanding {
-                xid: 0,
-                called_at: now,
-                awaited: internal,
-                sets_watch: false,
-            }]),
+            outstanding,
             watch_setters: 0,
             syncing: false,
             held: None,
@@ -111,8 +116,19 @@ impl Client {
         self.watcher.paths_watched()
     }
 
+    /// Whether it is served without the cluster, and is to go when that is back.
+    pub(super) fn is_read_only(&self) -> bool {
+        self.session.is_read_only()
+    }
+
+    /// Whether a client that no cluster watches over has been silent for too long.
+    pub(super) fn is_silent(&self, now: Instant) -> bool {
+        self.is_read_only() && now.duration_since(self.touched_at) > self.session.timeout()
+    }
+
     /// The client was heard of.
     pub(super) fn heard(&mut self, now: Instant) {
+        self.facts.heard(now);
         if now.duration_since(self.touched_at) >= self.session.timeout() / 12 {
             self.touched_at = now;
             self.session.touch();
@@ -146,14 +162,23 @@ impl Client {
                 | Opcode::removeWatches
                 | Opcode::setWatches
                 | Opcode::setWatches2
+                // It writes with this session, from another thread.
+                | Opcode::reconfig
         );
         if is_local && !self.outstanding.is_empty() {
             return Ok(Taken::NotYet);
         }
         around.shared.statistics.received.fetch_add(1, Relaxed);
         self.facts.received.fetch_add(1, Relaxed);
+        let refused = self.refusal(header.opcode, settings);
         let answer = match Request::decode(header.opcode, &mut reader) {
-            Ok(request) => self.call(request, node, settings)?,
+            _ if refused.is_some() => {
+                let error = refused.unwrap_or_default();
+                // It is told why, and has to come again.
+                self.leaving |= error == SESSION_CLOSED_REQUIRE_AUTH;
+                (self.known(node, error, |_| {}), false)
+            }
+            Ok(request) => self.call(request, around)?,
             Err(_) if header.opcode == Opcode::auth => {
                 return Err(Close("what it says of itself can't be understood"));
             }
@@ -170,11 +195,36 @@ impl Client {
                 Opcode::ping => PING_XID,
                 _ => header.xid,
             },
+            opcode: header.opcode,
             called_at: around.now,
             awaited,
             sets_watch,
         });
         Ok(Taken::Yes)
+    }
+
+    /// Why an operation isn't even looked at.
+    fn refusal(&self, opcode: i32, settings: &Settings) -> Option<i32> {
+        let authenticates = matches!(opcode, Opcode::auth | Opcode::sasl);
+        let required = &settings.required_schemes;
+        let has_required = |identity: &AuthId| required.contains(&identity.scheme);
+        if !required.is_empty() && !authenticates && !self.identities.iter().any(has_required) {
+            return Some(SESSION_CLOSED_REQUIRE_AUTH);
+        }
+        if self.is_read_only() && (is_update(opcode) || opcode == Opcode::sync) {
+            return Some(Error::NotReadOnly.code());
+        }
+        // Where somebody comes from is nobody's proof.
+        let is_anonymous = || {
+            self.identities
+                .iter()
+                .all(|identity| identity.scheme == "ip")
+        };
+        if settings.refuses_anonymous_writes && is_update(opcode) && is_anonymous() {
+            const NO_AUTH: i32 = -102;
+            return Some(NO_AUTH);
+        }
+        None
     }
 
     fn known(&self, node: &NodeHandle, error: i32, write: impl FnOnce(&mut Writer<'_>)) -> Awaited {
@@ -191,9 +241,9 @@ impl Client {
     fn call(
         &mut self,
         request: Request<'_>,
-        node: &NodeHandle,
-        settings: &Settings,
+        around: &Surroundings<'_>,
     ) -> Result<(Awaited, bool), Close> {
+        let (node, settings) = (around.node, around.settings);
         let session = &self.session;
         let written = |awaited| Ok((awaited, false));
         match request {
@@ -261,7 +311,7 @@ impl Client {
             }
             Request::Ping => written(self.known(node, 0, |_| {})),
             Request::Auth { scheme, token } => {
-                Ok((self.authenticate(&scheme, token, settings), false))
+                Ok((self.authenticate(&scheme, token, around), false))
             }
             Request::SetWatches(since, paths) => {
                 self.resume_watches(since, &paths, settings)?;
@@ -285,9 +335,23 @@ impl Client {
             })),
             // As ZooKeeper where no login is configured: an empty token.
             Request::Sasl => written(self.known(node, 0, |writer| writer.no_buffer())),
-            Request::Reconfig => {
+            Request::Reconfig { .. } if !settings.reconfig => {
                 const RECONFIG_DISABLED: i32 = -123;
                 written(self.known(node, RECONFIG_DISABLED, |_| {}))
+            }
+            Request::Reconfig {
+                joining,
+                leaving,
+                members,
+                from,
+            } => {
+                let change = Change {
+                    joining: joining.into_owned(),
+                    leaving: leaving.into_owned(),
+                    members: members.into_owned(),
+                    from,
+                };
+                written(self.reconfigure(change, around))
             }
             Request::CloseSession => {
                 self.leaving = true;
@@ -300,6 +364,21 @@ impl Client {
                 written(self.known(node, error.code(), |_| {}))
             }
         }
+    }
+
+    fn reconfigure(&mut self, change: Change, around: &Surroundings<'_>) -> Awaited {
+        let (answer, receiver) = oneshot::channel();
+        let job = Job {
+            session: self.session.clone(),
+            change,
+            answer,
+        };
+        if !around.shared.reconfigure(job) {
+            return self.known(around.node, Error::ReconfigInProgress.code(), |_| {});
+        }
+        // What comes after it has to see what it brings.
+        self.syncing = true;
+        Awaited::Reconfigured(receiver)
     }
 
     fn create(&self, create: &Create<'_>, with_stat: bool) -> Awaited {
@@ -327,10 +406,16 @@ impl Client {
         Awaited::Multi(multi.commit(), kinds)
     }
 
-    fn authenticate(&mut self, scheme: &str, token: &[u8], settings: &Settings) -> Awaited {
-        let super_digest = settings.super_digest.as_deref();
-        let proven = auth::identities(scheme, token, self.address, super_digest);
+    fn authenticate(&mut self, scheme: &str, token: &[u8], around: &Surroundings<'_>) -> Awaited {
+        let super_digest = around.settings.super_digest.as_deref();
+        let proven = match scheme {
+            // What it has proven by its certificate it says once more.
+            "x509" => self.with_scheme("x509"),
+            _ => auth::identities(scheme, token, self.address, super_digest),
+        };
         let Some((last, others)) = proven.split_last() else {
+            let statistics = &around.shared.statistics;
+            statistics.authentications_failed.fetch_add(1, Relaxed);
             self.leaving = true;
             let error = Error::AuthFailed {
                 scheme: scheme.to_string(),
@@ -345,6 +430,7 @@ impl Client {
         for identity in others {
             self.outstanding.push_back(Outstanding {
                 xid: 0,
+                opcode: Opcode::auth,
                 called_at: self.touched_at,
                 awaited: Awaited::Internal(self.session.add_auth(identity.clone())),
                 sets_watch: false,
@@ -357,6 +443,12 @@ impl Client {
             }
         }
         Awaited::Authenticated(added)
+    }
+
+    fn with_scheme(&self, scheme: &str) -> Vec<AuthId> {
+        let identities = self.identities.iter();
+        let of_scheme = identities.filter(|identity| identity.scheme == scheme);
+        of_scheme.cloned().collect()
     }
 
     /// ZooKeeper's `DataTree.setWatches`. What isn't a path is never watched.
@@ -498,11 +590,19 @@ impl Client {
             zxid: settled.zxid,
             error: settled.error,
         };
+        let start = out.len();
         header.frame(out, body);
+        let latency = now.saturating_duration_since(request.called_at);
         statistics.sent.fetch_add(1, Relaxed);
-        statistics.answered(now.saturating_duration_since(request.called_at));
+        statistics.replied(out.len() - start - 4);
+        statistics.answered(latency, is_update(request.opcode));
         self.facts.sent.fetch_add(1, Relaxed);
-        if matches!(request.awaited, Awaited::Synced(..)) {
+        let answered = (request.opcode, request.xid, settled.zxid.0);
+        self.facts.answered(answered, latency, now);
+        if matches!(
+            request.awaited,
+            Awaited::Synced(..) | Awaited::Reconfigured(_)
+        ) {
             self.syncing = false;
         }
         let refused = self.leaving && self.outstanding.is_empty();
@@ -587,3 +687,25 @@ fn bad_arguments() -> i32 {
 
 /// Whatever the client's was (`ClientCnxn.PING_XID`).
 const PING_XID: i32 = -2;
+
+/// The client has to authenticate itself before anything else (SessionClosedRequireSaslAuth, which
+/// ZooKeeper answers whatever scheme it asks for).
+const SESSION_CLOSED_REQUIRE_AUTH: i32 = -124;
+
+/// Whether an operation changes something.
+fn is_update(opcode: i32) -> bool {
+    matches!(
+        opcode,
+        Opcode::create
+            | Opcode::create2
+            | Opcode::createTTL
+            | Opcode::createContainer
+            | Opcode::delete
+            | Opcode::deleteContainer
+            | Opcode::setData
+            | Opcode::setACL
+            | Opcode::reconfig
+            | Opcode::multi
+            | Opcode::check
+    )
+}

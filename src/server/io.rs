@@ -18,11 +18,14 @@ use slab::Slab;
 
 use super::Shared;
 use super::client::{ANSWERED, Close};
-use super::connection::{Connection, Surroundings};
+use super::connection::{Connection, Encryption, Surroundings};
+use super::stream::Stream;
 
 /// The sockets' own tokens are small.
-const LISTENER: Token = Token(usize::MAX - 1);
 const WAKER: Token = Token(usize::MAX);
+/// The listeners' count down from here.
+const LISTENERS: usize = usize::MAX - 1;
+const LISTENERS_MAX: usize = 2;
 /// How often the connections are looked through for those whose time is over.
 const SWEEP_INTERVAL: Duration = Duration::from_millis(500);
 /// How soon a connection tries again that all the others' requests have held up.
@@ -68,7 +71,7 @@ impl Wake for ConnectionWaker {
 }
 
 /// A connection on its way to its thread.
-pub(super) type Accepted = (TcpStream, SocketAddr);
+pub(super) type Accepted = (TcpStream, SocketAddr, Encryption);
 
 /// How to reach a thread.
 #[derive(Clone)]
@@ -92,7 +95,8 @@ pub(super) struct IoThread {
 
 /// What only the first thread has.
 pub(super) struct Acceptor {
-    pub listener: TcpListener,
+    /// Where connections come in, and how they are to be encrypted.
+    pub listeners: Vec<(TcpListener, Encryption)>,
     pub mailboxes: Vec<Mailbox>,
     pub next: usize,
 }
@@ -123,14 +127,16 @@ impl IoThread {
 
     /// Serves until the server stops.
     pub(super) fn run(mut self, mut acceptor: Option<Acceptor>) {
-        if let Some(acceptor) = &mut acceptor
-            && let Err(error) =
-                self.poll
-                    .registry()
-                    .register(&mut acceptor.listener, LISTENER, Interest::READABLE)
-        {
-            self.shared
-                .log(&format!("cannot accept connections: {error}"));
+        let listeners = acceptor
+            .iter_mut()
+            .flat_map(|acceptor| &mut acceptor.listeners);
+        for (at, (listener, _)) in listeners.enumerate() {
+            let token = Token(LISTENERS - at);
+            let registry = self.poll.registry();
+            if let Err(error) = registry.register(listener, token, Interest::READABLE) {
+                self.shared
+                    .log(&format!("cannot accept connections: {error}"));
+            }
         }
         let mut events = Events::with_capacity(1024);
         while !self.shared.stopping() {
@@ -148,12 +154,12 @@ impl IoThread {
             let now = Instant::now();
             for event in &events {
                 match event.token() {
-                    LISTENER => {
+                    WAKER => {}
+                    Token(token) if token > LISTENERS - LISTENERS_MAX => {
                         if let Some(acceptor) = &mut acceptor {
                             self.accept(acceptor);
                         }
                     }
-                    WAKER => {}
                     Token(token) => {
                         if let Some(connection) = self.connections.get_mut(token) {
                             let readable = event.is_readable() || event.is_read_closed();
@@ -164,8 +170,8 @@ impl IoThread {
                     }
                 }
             }
-            while let Ok((stream, peer)) = self.incoming.try_recv() {
-                self.begin(stream, peer, now);
+            while let Ok(accepted) = self.incoming.try_recv() {
+                self.begin(accepted, now);
             }
             let mut ready = self.ready.take();
             ready.append(&mut self.starved);
@@ -187,22 +193,32 @@ impl IoThread {
         for token in tokens {
             self.close(token, Close(ANSWERED));
         }
-        while let Ok((_, peer)) = self.incoming.try_recv() {
+        while let Ok((_, peer, _)) = self.incoming.try_recv() {
             self.shared.dismiss(peer.ip());
         }
     }
 
     fn accept(&mut self, acceptor: &mut Acceptor) {
+        for at in 0..acceptor.listeners.len() {
+            self.accept_from(acceptor, at);
+        }
+    }
+
+    fn accept_from(&mut self, acceptor: &mut Acceptor, at: usize) {
+        let encryption = acceptor.listeners[at].1;
         loop {
-            match acceptor.listener.accept() {
+            match acceptor.listeners[at].0.accept() {
                 Ok((stream, peer)) => {
                     if let Err(reason) = self.shared.admit(peer.ip()) {
+                        let rejected = &self.shared.statistics.connections_rejected;
+                        rejected.fetch_add(1, Ordering::Relaxed);
                         self.shared.log(&format!("{peer} is refused: {reason}"));
                         continue;
                     }
                     acceptor.next = (acceptor.next + 1) % acceptor.mailboxes.len();
                     let mailbox = &acceptor.mailboxes[acceptor.next];
-                    if mailbox.connections.try_send((stream, peer)).is_err() {
+                    let accepted = (stream, peer, encryption);
+                    if mailbox.connections.try_send(accepted).is_err() {
                         self.shared.dismiss(peer.ip());
                     }
                     mailbox.ready.wake();
@@ -219,23 +235,19 @@ impl IoThread {
         }
     }
 
-    fn begin(&mut self, mut stream: TcpStream, peer: SocketAddr, now: Instant) {
+    fn begin(&mut self, (stream, peer, encryption): Accepted, now: Instant) {
         // Small replies must not wait for each other.
         let _ = stream.set_nodelay(true);
+        let mut stream = Stream::Plain(stream);
         let entry = self.connections.vacant_entry();
         let token = entry.key();
-        let interest = Interest::READABLE | Interest::WRITABLE;
-        if let Err(error) = self
-            .poll
-            .registry()
-            .register(&mut stream, Token(token), interest)
-        {
+        if let Err(error) = stream.register(self.poll.registry(), Token(token)) {
             self.shared.dismiss(peer.ip());
             return self.shared.log(&format!("{peer} can't be served: {error}"));
         }
         let ready = self.ready.clone();
         let waker = Waker::from(Arc::new(ConnectionWaker { token, ready }));
-        let connection = entry.insert(Connection::new(stream, peer, waker, now));
+        let connection = entry.insert(Connection::new(stream, peer, encryption, waker, now));
         self.shared.statistics.add(&connection.facts);
         self.advance(token, now);
     }
@@ -266,10 +278,10 @@ impl IoThread {
 
     fn close(&mut self, token: usize, Close(reason): Close) {
         let mut connection = self.connections.remove(token);
-        let _ = self.poll.registry().deregister(&mut connection.stream);
+        connection.stream.close(self.poll.registry());
+        connection.count_out(&self.shared);
         self.shared.dismiss(connection.address());
         self.shared.statistics.remove(&connection.facts);
-        self.shared.count_outstanding(connection.counted(), 0);
         if reason != ANSWERED {
             self.shared
                 .log(&format!("{} is closed: {reason}", connection.facts.peer));
@@ -277,16 +289,25 @@ impl IoThread {
     }
 
     fn sweep(&mut self, now: Instant) {
-        let settings = &self.shared.settings;
+        self.shared.look();
+        let shared = &self.shared;
         let over: Vec<(usize, Close)> = self
             .connections
             .iter()
             .filter_map(|(token, connection)| {
-                Some((token, connection.check_time(now, settings).err()?))
+                Some((token, connection.check_time(now, shared).err()?))
             })
             .collect();
         for (token, close) in over {
             self.close(token, close);
+        }
+        if self.shared.is_read_only() {
+            let waiting = self.connections.iter();
+            let waiting = waiting.filter(|(_, connection)| connection.waits_for_leader());
+            let tokens: Vec<usize> = waiting.map(|(token, _)| token).collect();
+            for token in tokens {
+                self.advance(token, now);
+            }
         }
     }
 }

@@ -11,31 +11,42 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+#[cfg(feature = "admin")]
+mod admin;
 mod auth;
 mod builder;
 mod client;
 mod connection;
+mod ensemble;
 mod io;
 pub(crate) mod jute;
 mod outstanding;
+mod reconfig;
+mod report;
 mod settings;
+mod standing;
 mod statistics;
+mod stream;
 mod words;
 
 use std::collections::HashMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
+use crossbeam_channel::Sender;
 use parking_lot::Mutex;
 
 pub use builder::{ServerError, ZooKeeperServerBuilder};
 
-use crate::{Node, NodeHandle};
+use crate::{AuthId, Node, NodeHandle, NodeStatus, Result, SessionId, Version};
+use ensemble::Ensemble;
 use io::Mailbox;
 use settings::Settings;
+use standing::Standing;
 use statistics::Statistics;
 
 /// Serves ZooKeeper's protocol over TCP. Dropping it closes all connections; the sessions live on until
@@ -44,6 +55,8 @@ pub struct ZooKeeperServer {
     shared: Arc<Shared>,
     mailboxes: Vec<Mailbox>,
     threads: Mutex<Vec<JoinHandle<()>>>,
+    #[cfg(feature = "admin")]
+    admin: Option<admin::Admin>,
 }
 
 impl fmt::Debug for ZooKeeperServer {
@@ -66,6 +79,18 @@ impl ZooKeeperServer {
         self.shared.address
     }
 
+    /// Where it listens for TLS alone, where it was told to
+    /// ([`ZooKeeperServerBuilder::listen_tls`]).
+    pub fn secure_address(&self) -> Option<SocketAddr> {
+        self.shared.secure_address
+    }
+
+    /// Where operators and monitors are answered by HTTP ([`ZooKeeperServerBuilder::admin`]).
+    #[cfg(feature = "admin")]
+    pub fn admin_address(&self) -> Option<SocketAddr> {
+        self.admin.as_ref().map(|admin| admin.address)
+    }
+
     /// How many connections there are.
     pub fn connections(&self) -> usize {
         self.shared.connections.load(Ordering::Relaxed)
@@ -82,8 +107,14 @@ impl ZooKeeperServer {
     /// Closes all connections and ends the threads. Again it does nothing.
     pub fn shutdown(&self) {
         self.shared.stopping.store(true, Ordering::Release);
+        // Ends the wait for changes.
+        drop(self.shared.changes.lock().take());
         for mailbox in &self.mailboxes {
             mailbox.ready.wake();
+        }
+        #[cfg(feature = "admin")]
+        if let Some(admin) = &self.admin {
+            admin.stop();
         }
         for thread in std::mem::take(&mut *self.threads.lock()) {
             // A thread that panicked has printed why.
@@ -102,19 +133,46 @@ impl Drop for ZooKeeperServer {
 struct Shared {
     node: NodeHandle,
     address: SocketAddr,
+    secure_address: Option<SocketAddr>,
     settings: Settings,
+    standing: Standing,
     stopping: AtomicBool,
     connections: AtomicUsize,
     by_address: Mutex<HashMap<IpAddr, usize>>,
     outstanding: AtomicUsize,
     statistics: Statistics,
+    /// How many slow four-letter words are being answered.
+    inspections: AtomicUsize,
+    /// Which lines go to the log (ZooKeeper's `ZooTrace`).
+    trace_mask: AtomicI64,
+    /// Where changes of membership are asked for; none when the server stops.
+    changes: Mutex<Option<Sender<reconfig::Job>>>,
+    /// One is being carried out.
+    changing: AtomicBool,
 }
 
+/// ZooKeeper's trace mask: client requests, packets of servers, sessions and warnings.
+const TRACE_MASK: i64 = 0b1_0011_0010;
+/// The bit of it for warnings: all lines of this server are that.
+const TRACE_WARNINGS: i64 = 1 << 8;
+
 impl Shared {
-    fn new(node: NodeHandle, settings: Settings, address: SocketAddr) -> Shared {
+    fn new(
+        node: NodeHandle,
+        settings: Settings,
+        address: SocketAddr,
+        secure_address: Option<SocketAddr>,
+        changes: Sender<reconfig::Job>,
+    ) -> Shared {
         Shared {
             node,
             address,
+            secure_address,
+            standing: Standing::default(),
+            inspections: AtomicUsize::new(0),
+            trace_mask: AtomicI64::new(TRACE_MASK),
+            changes: Mutex::new(Some(changes)),
+            changing: AtomicBool::new(false),
             settings,
             stopping: AtomicBool::new(false),
             connections: AtomicUsize::new(0),
@@ -129,7 +187,79 @@ impl Shared {
     }
 
     fn log(&self, line: &str) {
-        (self.settings.log)(line);
+        if self.trace_mask.load(Ordering::Relaxed) & TRACE_WARNINGS != 0 {
+            (self.settings.log)(line);
+        }
+    }
+
+    /// Where the node stands, which is taken note of.
+    fn look(&self) -> NodeStatus {
+        let status = self.node.status();
+        let (now, patience) = (Instant::now(), self.settings.read_only_after);
+        self.standing.note(&status, patience, now);
+        status
+    }
+
+    /// Whether there has been no leader for so long that clients are served without one.
+    fn is_read_only(&self) -> bool {
+        self.standing.is_read_only()
+    }
+
+    fn has_leader(&self) -> bool {
+        self.standing.has_leader()
+    }
+
+    /// Whether anybody can be served at all.
+    fn serves(&self) -> bool {
+        self.is_read_only() || self.has_leader()
+    }
+
+    fn leader_uptime(&self) -> Duration {
+        self.standing.leader_uptime(Instant::now())
+    }
+
+    fn session_timeouts_ms(&self) -> (u32, u32) {
+        self.node.status().session_timeouts_ms
+    }
+
+    /// Whether the cluster has such a session, as far as this node knows.
+    fn is_session(&self, id: SessionId) -> bool {
+        let sessions = self.node.sessions();
+        sessions
+            .binary_search_by_key(&id, |session| session.id)
+            .is_ok()
+    }
+
+    /// What `/zookeeper/config` says, as this node knows it.
+    fn ensemble(&self) -> String {
+        self.config()
+            .map_or_else(|_| String::new(), |(text, _)| text)
+    }
+
+    /// The same, understood, and the version of the znode. What somebody has made unreadable is nothing.
+    fn ensemble_with_version(&self) -> Result<(Ensemble, Version)> {
+        let (text, version) = self.config()?;
+        Ok((Ensemble::parse(&text).unwrap_or_default(), version))
+    }
+
+    fn config(&self) -> Result<(String, Version)> {
+        let session = self.node.session().open_read_only()?;
+        // The node's own server may read it, whatever its ACL.
+        session.add_auth(AuthId::new("super", "")).wait()?;
+        let (data, stat) = session.get(reconfig::CONFIG).wait()?;
+        let text = String::from_utf8_lossy(&data).into_owned();
+        Ok((text, Version(stat.version)))
+    }
+
+    /// Asks for a change of membership; nothing where another is under way.
+    fn reconfigure(&self, job: reconfig::Job) -> bool {
+        let changes = self.changes.lock();
+        if self.changing.swap(true, Ordering::AcqRel) {
+            return false;
+        }
+        changes
+            .as_ref()
+            .is_some_and(|jobs| jobs.try_send(job).is_ok())
     }
 
     /// Whether another request may be called. Approximately: each thread looks for itself.
@@ -146,7 +276,7 @@ impl Shared {
     }
 
     /// Counts a connection in, if there is room for it.
-    fn admit(&self, address: IpAddr) -> Result<(), &'static str> {
+    fn admit(&self, address: IpAddr) -> std::result::Result<(), &'static str> {
         if self.connections.load(Ordering::Relaxed) >= self.settings.connections_max {
             return Err("there are too many connections");
         }

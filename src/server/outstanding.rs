@@ -1,5 +1,7 @@
 //! Requests that are not answered yet, and how their answers look on the wire.
 
+use std::future::Future as _;
+use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
@@ -12,6 +14,7 @@ use crate::{
 /// A request in its place.
 pub(super) struct Outstanding {
     pub xid: i32,
+    pub opcode: i32,
     pub called_at: Instant,
     pub awaited: Awaited,
     /// Whether it sets a watch when it succeeds: no event may come before its reply that isn't older.
@@ -40,6 +43,7 @@ pub(super) enum Awaited {
     MultiRead(Pending<Vec<Result<ReadAnswer>>>),
     Ephemerals(Pending<Vec<ZnodePath>>),
     Number(Pending<usize>),
+    Reconfigured(oneshot::Receiver<super::reconfig::Outcome>),
     /// With what is to be said if it fails: then the connection is closed.
     Authenticated(Pending<()>),
     Closed(Pending<()>),
@@ -125,6 +129,28 @@ impl Awaited {
             }),
             Awaited::Synced(pending, path) => {
                 settle(pending, context, Error::code, |()| writer.string(path))
+            }
+            Awaited::Reconfigured(answer) => {
+                let Poll::Ready(answer) = Pin::new(answer).poll(context) else {
+                    return Poll::Pending;
+                };
+                Poll::Ready(match answer {
+                    Ok(Ok((text, stat))) => {
+                        writer.buffer(text.as_bytes());
+                        writer.stat(&stat);
+                        Settled {
+                            zxid: stat.mzxid,
+                            error: 0,
+                            then: Then::Reply,
+                        }
+                    }
+                    // Whether something was changed the znode will say.
+                    Ok(Err(Error::Timeout)) | Err(_) => {
+                        let reason = "the outcome of a reconfiguration is unknown";
+                        failed(Zxid(0), &Error::OutcomeUnknown { reason }, Error::code)
+                    }
+                    Ok(Err(error)) => failed(Zxid(0), &error, Error::code),
+                })
             }
             Awaited::Multi(pending, kinds) => settle_multi(pending, context, kinds, writer),
             Awaited::MultiRead(pending) => settle(pending, context, code_of_read, |answers| {

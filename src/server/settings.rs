@@ -1,8 +1,10 @@
 //! What a server may be told, and what it allows.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::ensemble::Address;
 use super::words::Allowed;
 
 /// The limits and switches of one server.
@@ -30,6 +32,31 @@ pub(super) struct Settings {
     pub threads: usize,
     /// `user:base64(sha1(user:password))` of whoever may do everything.
     pub super_digest: Option<String>,
+    /// The subject of a certificate whose holder may do everything.
+    #[cfg(feature = "tls")]
+    pub super_x509: Option<String>,
+    /// How connections are encrypted, and where they must be.
+    #[cfg(feature = "tls")]
+    pub tls: Option<crate::transport::TlsConfig>,
+    /// Whether what isn't encrypted is refused, where it could be.
+    #[cfg(feature = "tls")]
+    pub refuses_plain: bool,
+    /// A client must have proven an identity of one of these schemes, where there are any.
+    pub required_schemes: Vec<String>,
+    /// Whether a client that has proven nothing may not write.
+    pub refuses_anonymous_writes: bool,
+    /// After how long without a leader clients that asked for it are served read-only.
+    pub read_only_after: Duration,
+    /// Where the node keeps its files, for those who ask how large they are.
+    pub directory: Option<PathBuf>,
+    /// Where the other nodes reach this one, if `/zookeeper/config` is to say so.
+    pub advertised: Option<Address>,
+    /// Where clients reach the server; where it listens by default.
+    pub advertised_client: Option<Address>,
+    /// Whether clients may change who takes part.
+    pub reconfig: bool,
+    /// How long a new participant may take to catch up.
+    pub reconfig_patience: Duration,
     /// Which four-letter words are answered.
     pub words: Allowed,
     pub log: Arc<dyn Fn(&str) + Send + Sync>,
@@ -49,6 +76,20 @@ impl Default for Settings {
             greeting_timeout: Duration::from_secs(10),
             threads: std::thread::available_parallelism().map_or(1, |cores| cores.get().min(2)),
             super_digest: None,
+            #[cfg(feature = "tls")]
+            super_x509: None,
+            #[cfg(feature = "tls")]
+            tls: None,
+            #[cfg(feature = "tls")]
+            refuses_plain: false,
+            required_schemes: Vec::new(),
+            refuses_anonymous_writes: false,
+            read_only_after: Duration::from_secs(2),
+            directory: None,
+            advertised: None,
+            advertised_client: None,
+            reconfig: false,
+            reconfig_patience: Duration::from_secs(10),
             words: Allowed::These(vec!["srvr".to_string()]),
             log: Arc::new(|_| {}),
         }

@@ -93,7 +93,6 @@ impl State {
     }
 
     /// The settings that all replicas share.
-    #[cfg(test)]
     pub(crate) fn settings(&self) -> &Settings {
         &self.znodes.settings
     }

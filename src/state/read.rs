@@ -63,6 +63,7 @@ pub(crate) enum ReadResult {
     /// Sorted by path.
     Ephemerals(Vec<ZnodePath>),
     AllChildrenNumber(usize),
+    Allowed(bool),
     /// One result for each read.
     Multi(Vec<Result<ReadResult>>),
 }
@@ -107,6 +108,11 @@ pub(crate) trait Source {
                     "/" => self.znodes_count() - 1,
                     _ => descendants(znode, |path| self.znode(path)),
                 }))
+            }
+            ReadOp::Allowed { path, permissions } => {
+                let znode = self.znode(path).ok_or_else(|| missing(path))?;
+                let allowed = self.allows(&znode, *permissions, session);
+                Ok(ReadResult::Allowed(allowed))
             }
             ReadOp::Multi(reads) => {
                 let result = |read: &ReadOp| match read {

@@ -10,7 +10,7 @@ use arc_swap::ArcSwap;
 
 use crate::acl::{Acl, AuthId};
 use crate::error::{Error, Result};
-use crate::ids::{SessionId, Zxid};
+use crate::ids::{NodeId, SessionId, Zxid};
 use crate::op::ReadOp;
 use crate::state::acl_table::{AclIndex, AclLists, OPEN_ACL};
 use crate::state::read::{ReadResult, Source, children_of, data_of, descendants, missing};
@@ -66,6 +66,36 @@ impl Reader {
     /// The znode at a path, whoever may read it.
     pub(crate) fn znode(&self, path: &str) -> Option<Arc<Znode>> {
         self.cell.load().tree.get(path)
+    }
+
+    /// All sessions as of what is published: their timeouts, and the nodes that they are attached to.
+    pub(crate) fn sessions(&self) -> Vec<(SessionId, u32, NodeId)> {
+        let published = self.cell.load();
+        let facts = published.facts_at(published.tree.zxid());
+        let sessions = facts.sessions.iter();
+        sessions
+            .map(|(&id, session)| (id, session.timeout_ms, session.owner))
+            .collect()
+    }
+
+    /// All ephemerals as of what is published, by session and path.
+    pub(crate) fn ephemerals(&self) -> Ephemerals {
+        let published = self.cell.load();
+        published.facts_at(published.tree.zxid()).ephemerals.clone()
+    }
+
+    /// Reads as somebody who is none of the cluster's sessions, and has proven these identities.
+    ///
+    /// # Errors
+    /// As [`Source::read`].
+    pub(crate) fn read_as(&self, identities: &[AuthId], read: &ReadOp) -> Result<ReadResult> {
+        self.consistent(|seen| {
+            let stranger = Seen {
+                stranger: Some(identities),
+                ..*seen
+            };
+            stranger.read(SessionId::NONE, read)
+        })
     }
 
     /// What is known of a session; `None` when there is none of this id.
@@ -131,6 +161,7 @@ impl Reader {
                     read(&Seen {
                         view,
                         facts: latest.facts_at(view.zxid()),
+                        stranger: None,
                     })
                 })
             });
@@ -145,6 +176,8 @@ impl Reader {
 struct Seen<'a> {
     view: &'a View,
     facts: &'a Facts,
+    /// Who reads, where it isn't one of the sessions.
+    stranger: Option<&'a [AuthId]>,
 }
 
 impl Source for Seen<'_> {
@@ -153,6 +186,9 @@ impl Source for Seen<'_> {
     }
 
     fn identities(&self, session: SessionId) -> &[AuthId] {
+        if let Some(identities) = self.stranger {
+            return identities;
+        }
         self.facts
             .sessions
             .get(&session)
@@ -180,7 +216,7 @@ mod tests {
 
     use super::*;
     use crate::acl::Permissions;
-    use crate::ids::{NodeId, Version};
+    use crate::ids::Version;
     use crate::op::{CreateMode, Op, Request};
     use crate::state::{Settings, State};
 

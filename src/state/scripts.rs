@@ -625,6 +625,7 @@ fn show_read(result: &ReadResult) -> String {
         }
         ReadResult::Ephemerals(paths) => paths.iter().map(|path| format!("{path}\n")).collect(),
         ReadResult::AllChildrenNumber(number) => format!("{number}\n"),
+        ReadResult::Allowed(allowed) => format!("{allowed}\n"),
         ReadResult::Multi(results) => {
             let result = |result: &_| match result {
                 Ok(result) => show_read(result),

@@ -16,10 +16,10 @@ use bytes::Bytes;
 
 pub use self::memory::{Faults, Memory, Network};
 pub use self::message::HEADER_BYTES;
-#[cfg(feature = "tls")]
-pub use self::tcp::TlsConfig;
 #[cfg(feature = "tcp")]
 pub use self::tcp::{Peers, Tcp, TcpBuilder};
+#[cfg(feature = "tls")]
+pub use self::tcp::{TlsConfig, TlsStream};
 use crate::{ClusterId, NodeId};
 
 /// A message from one node to another. Its payload is opaque to a transport.

@@ -6,7 +6,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use quorate::transport::TlsConfig;
-use rcgen::{BasicConstraints, Certificate, CertificateParams, DnType, IsCa, KeyPair};
+use rcgen::{
+    BasicConstraints, Certificate, CertificateParams, DistinguishedName, DnType, IsCa, KeyPair,
+};
 
 /// An authority with a key of its own.
 pub struct Authority {
@@ -33,7 +35,18 @@ impl Authority {
 
     /// Writes a certificate for `name`, its key, and the authority's certificate into `dir`.
     pub fn issue(&self, dir: &Path, name: &str) -> Files {
-        let params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+        self.issue_to(dir, name, &[])
+    }
+
+    /// The same, to a subject of these parts.
+    pub fn issue_to(&self, dir: &Path, name: &str, subject: &[(DnType, &str)]) -> Files {
+        let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+        if !subject.is_empty() {
+            params.distinguished_name = DistinguishedName::new();
+        }
+        for (kind, value) in subject {
+            params.distinguished_name.push(kind.clone(), *value);
+        }
         let key = KeyPair::generate().unwrap();
         let certificate = params
             .signed_by(&key, &self.certificate, &self.key)

@@ -14,7 +14,9 @@ mod request;
 mod writer;
 
 pub(crate) use reader::{Malformed, Reader};
-pub(crate) use reply::{MultiOutcome, ReplyHeader, code_of_read, connect_response, watcher_event};
+pub(crate) use reply::{
+    MultiOutcome, ReplyHeader, code_of_read, connect_response, read_only_response, watcher_event,
+};
 pub(crate) use request::{
     Connect, Create, MultiOp, Opcode, Paths, Read, Request, RequestHeader, Scope,
 };

@@ -29,17 +29,32 @@ impl ReplyHeader {
 /// session.
 pub(crate) fn connect_response(
     out: &mut Vec<u8>,
-    (session, password): (i64, &[u8; 16]),
+    identity: (i64, &[u8; 16]),
     timeout_ms: i32,
     says_read_only: bool,
+) {
+    let read_only = says_read_only.then_some(false);
+    welcome(out, identity, timeout_ms, read_only);
+}
+
+/// [`connect_response`] of a server without a quorum, to a client that is content with it.
+pub(crate) fn read_only_response(out: &mut Vec<u8>, identity: (i64, &[u8; 16]), timeout_ms: i32) {
+    welcome(out, identity, timeout_ms, Some(true));
+}
+
+fn welcome(
+    out: &mut Vec<u8>,
+    (session, password): (i64, &[u8; 16]),
+    timeout_ms: i32,
+    read_only: Option<bool>,
 ) {
     Writer::frame(out, |writer| {
         writer.int(0);
         writer.int(timeout_ms);
         writer.long(session);
         writer.buffer(password);
-        if says_read_only {
-            writer.bool(false);
+        if let Some(read_only) = read_only {
+            writer.bool(read_only);
         }
     });
 }

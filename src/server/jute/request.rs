@@ -152,7 +152,13 @@ pub(crate) enum Request<'a> {
     Ping,
     Multi(Vec<MultiOp<'a>>),
     MultiRead(Vec<crate::Read>),
-    Reconfig,
+    /// Joining, leaving and all new members, and the version to begin from.
+    Reconfig {
+        joining: Text<'a>,
+        leaving: Text<'a>,
+        members: Text<'a>,
+        from: i64,
+    },
     CheckWatches(Text<'a>, Scope),
     RemoveWatches(Text<'a>, Scope),
     Auth {
@@ -200,7 +206,12 @@ impl<'a> Request<'a> {
             Opcode::ping => Request::Ping,
             Opcode::multi => Request::Multi(multi(reader)?),
             Opcode::multiRead => Request::MultiRead(multi_read(reader)?),
-            Opcode::reconfig => Request::Reconfig,
+            Opcode::reconfig => Request::Reconfig {
+                joining: reader.string()?,
+                leaving: reader.string()?,
+                members: reader.string()?,
+                from: reader.long()?,
+            },
             Opcode::checkWatches => Request::CheckWatches(reader.string()?, scope(reader)?),
             Opcode::removeWatches => Request::RemoveWatches(reader.string()?, scope(reader)?),
             Opcode::auth => {

@@ -18,6 +18,8 @@ mod send_queue;
 mod shared;
 mod stream;
 #[cfg(feature = "tls")]
+mod subject;
+#[cfg(feature = "tls")]
 mod tls;
 
 use std::fmt;
@@ -37,7 +39,7 @@ use super::{Inbox, Lane, Local, MESSAGE_BYTES_MAX, Message, Transport, Transport
 use crate::NodeId;
 
 #[cfg(feature = "tls")]
-pub use self::tls::TlsConfig;
+pub use self::tls::{TlsConfig, TlsStream};
 
 /// Where the lines of the log come from.
 const TARGET: &str = crate::observe::TRANSPORT;

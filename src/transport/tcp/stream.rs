@@ -11,7 +11,7 @@ use mio::{Interest, Registry, Token};
 pub(super) enum Stream {
     Plain(TcpStream),
     #[cfg(feature = "tls")]
-    Tls(Box<super::tls::TlsStream>),
+    Tls(Box<super::tls::TlsStream<TcpStream>>),
 }
 
 impl Stream {
@@ -19,7 +19,7 @@ impl Stream {
         match self {
             Stream::Plain(socket) => socket,
             #[cfg(feature = "tls")]
-            Stream::Tls(stream) => stream.socket(),
+            Stream::Tls(stream) => stream.socket_mut(),
         }
     }
 

@@ -21,6 +21,7 @@ use rustls::{ClientConfig, Connection, RootCertStore, ServerConfig};
 
 use super::TARGET;
 use super::stream::retry;
+use super::subject::subject;
 use crate::NodeId;
 use crate::transport::TransportError;
 
@@ -45,10 +46,13 @@ pub struct TlsConfig {
     names: Arc<dyn Fn(NodeId) -> String + Send + Sync>,
 }
 
+#[derive(Clone)]
 struct Files {
     authorities: PathBuf,
     certificate: PathBuf,
     key: PathBuf,
+    /// Whether clients that are no peers need no certificate.
+    clients_anonymous: bool,
 }
 
 /// What tells one version of a file from another.
@@ -57,6 +61,8 @@ type Stamp = Option<(SystemTime, u64)>;
 struct Loaded {
     client: Arc<ClientConfig>,
     server: Arc<ServerConfig>,
+    /// For clients that are no peers.
+    clients: Arc<ServerConfig>,
     stamps: [Stamp; 3],
 }
 
@@ -84,6 +90,7 @@ impl TlsConfig {
             authorities: authorities.into(),
             certificate: certificate.into(),
             key: key.into(),
+            clients_anonymous: false,
         };
         let loaded = files.load()?;
         Ok(TlsConfig {
@@ -102,6 +109,34 @@ impl TlsConfig {
     ) -> TlsConfig {
         self.names = Arc::new(name);
         self
+    }
+
+    /// Lets in clients that are no peers ([`TlsConfig::accept_client`]) without a certificate of their own;
+    /// one that is shown must be valid all the same. By default they need one. Peers always do.
+    ///
+    /// # Errors
+    /// [`TransportError::Credentials`] names the file that can't be used any more.
+    pub fn client_certificates_optional(self) -> Result<TlsConfig, TransportError> {
+        let mut files = Files::clone(&self.files);
+        files.clients_anonymous = true;
+        let loaded = files.load()?;
+        Ok(TlsConfig {
+            files: Arc::new(files),
+            loaded: Arc::new(Mutex::new(loaded)),
+            names: self.names,
+        })
+    }
+
+    /// Goes on encrypted with a client that is no peer, on a connection that it has made: for servers of the
+    /// host's own. TLS 1.3, or 1.2 for clients that know no other. Nothing is read or written yet.
+    ///
+    /// # Errors
+    /// The certificate can't be used.
+    pub fn accept_client<S: Read + Write>(&self, stream: S) -> io::Result<TlsStream<S>> {
+        self.refresh();
+        let config = self.loaded.lock().clients.clone();
+        let connection = rustls::ServerConnection::new(config).map_err(io::Error::other)?;
+        Ok(TlsStream::new(stream, connection.into()))
     }
 
     /// Reads the files again. New connections use what they say.
@@ -130,7 +165,7 @@ impl TlsConfig {
         }
     }
 
-    pub(super) fn dial(&self, socket: TcpStream, peer: NodeId) -> io::Result<TlsStream> {
+    pub(super) fn dial(&self, socket: TcpStream, peer: NodeId) -> io::Result<TlsStream<TcpStream>> {
         self.refresh();
         let name = self.name(peer)?;
         let config = self.loaded.lock().client.clone();
@@ -138,7 +173,7 @@ impl TlsConfig {
         Ok(TlsStream::new(socket, connection.into()))
     }
 
-    pub(super) fn accept(&self, socket: TcpStream) -> io::Result<TlsStream> {
+    pub(super) fn accept(&self, socket: TcpStream) -> io::Result<TlsStream<TcpStream>> {
         self.refresh();
         let config = self.loaded.lock().server.clone();
         let connection = rustls::ServerConnection::new(config).map_err(io::Error::other)?;
@@ -146,7 +181,11 @@ impl TlsConfig {
     }
 
     /// Says what is wrong with the certificate of whoever dialled for `peer` to have it.
-    pub(super) fn check_dialler(&self, stream: &TlsStream, peer: NodeId) -> Result<(), String> {
+    pub(super) fn check_dialler(
+        &self,
+        stream: &TlsStream<TcpStream>,
+        peer: NodeId,
+    ) -> Result<(), String> {
         let shown = stream.connection.peer_certificates();
         let own = shown
             .and_then(<[_]>::first)
@@ -195,6 +234,20 @@ impl Files {
             .with_client_cert_verifier(verifier)
             .with_single_cert(chain.clone(), key.clone_key())
             .map_err(wrong)?;
+        let verifier = WebPkiClientVerifier::builder_with_provider(roots.clone(), provider.clone());
+        let verifier = match self.clients_anonymous {
+            true => verifier.allow_unauthenticated(),
+            false => verifier,
+        };
+        let verifier = verifier
+            .build()
+            .map_err(|error| unusable(&self.authorities, &error))?;
+        let mut clients = ServerConfig::builder_with_provider(provider.clone())
+            .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
+            .map_err(wrong)?
+            .with_client_cert_verifier(verifier)
+            .with_single_cert(chain.clone(), key.clone_key())
+            .map_err(wrong)?;
         let mut client = ClientConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&rustls::version::TLS13])
             .map_err(wrong)?
@@ -202,12 +255,15 @@ impl Files {
             .with_client_auth_cert(chain, key)
             .map_err(wrong)?;
         // A resumed session would not look at a certificate again.
-        server.session_storage = Arc::new(NoServerSessionStorage {});
-        server.send_tls13_tickets = 0;
+        for server in [&mut server, &mut clients] {
+            server.session_storage = Arc::new(NoServerSessionStorage {});
+            server.send_tls13_tickets = 0;
+        }
         client.resumption = Resumption::disabled();
         Ok(Loaded {
             client: Arc::new(client),
             server: Arc::new(server),
+            clients: Arc::new(clients),
             stamps,
         })
     }
@@ -232,23 +288,57 @@ fn unusable(path: &Path, reason: &dyn fmt::Display) -> TransportError {
     }
 }
 
-/// An encrypted connection.
-pub(super) struct TlsStream {
-    socket: TcpStream,
+/// An encrypted connection over a stream that may be non-blocking. Its calls then return
+/// [`io::ErrorKind::WouldBlock`], and are made again when the stream is ready: reading also makes the
+/// handshake go on, and [`TlsStream::flush`] sends what waits.
+pub struct TlsStream<S> {
+    socket: S,
     connection: Connection,
 }
 
-impl TlsStream {
-    fn new(socket: TcpStream, mut connection: Connection) -> TlsStream {
+impl<S> fmt::Debug for TlsStream<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TlsStream")
+            .field("is_handshaking", &self.is_handshaking())
+            .finish_non_exhaustive()
+    }
+}
+
+impl<S> TlsStream<S> {
+    /// The stream below, for whoever waits for it. What is read from it or written to it is lost.
+    pub fn socket_mut(&mut self) -> &mut S {
+        &mut self.socket
+    }
+
+    /// Whether it isn't agreed yet who speaks, and by which keys.
+    pub fn is_handshaking(&self) -> bool {
+        self.connection.is_handshaking()
+    }
+
+    /// Whether something waits to be sent by [`TlsStream::flush`].
+    pub fn wants_write(&self) -> bool {
+        self.connection.wants_write()
+    }
+
+    /// The subject of the certificate that the other side has shown, as RFC 2253 writes it
+    /// (`CN=worker,O=Example,C=DE`); `None` where it has shown none, or not yet.
+    pub fn peer_subject(&self) -> Option<String> {
+        let shown = self.connection.peer_certificates()?;
+        subject(shown.first()?)
+    }
+}
+
+impl<S: Read + Write> TlsStream<S> {
+    fn new(socket: S, mut connection: Connection) -> TlsStream<S> {
         connection.set_buffer_limit(Some(BUFFER_BYTES));
         TlsStream { socket, connection }
     }
 
-    pub(super) fn socket(&mut self) -> &mut TcpStream {
-        &mut self.socket
-    }
-
-    pub(super) fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+    /// Bytes that have come; 0 at the end.
+    ///
+    /// # Errors
+    /// The stream's; [`io::ErrorKind::InvalidData`] where the other side is not understood or not trusted.
+    pub fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         loop {
             match self.connection.reader().read(buffer) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -268,7 +358,11 @@ impl TlsStream {
         }
     }
 
-    pub(super) fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+    /// Hands over some of `bytes`; a part of them may still have to be flushed.
+    ///
+    /// # Errors
+    /// The stream's; [`io::ErrorKind::WouldBlock`] where there is no room now.
+    pub fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.flush()?;
         let written = self.connection.writer().write(bytes)?;
         match self.flush() {
@@ -281,7 +375,11 @@ impl TlsStream {
         Ok(written)
     }
 
-    pub(super) fn flush(&mut self) -> io::Result<()> {
+    /// Sends what encryption holds back.
+    ///
+    /// # Errors
+    /// The stream's.
+    pub fn flush(&mut self) -> io::Result<()> {
         while self.connection.wants_write() {
             if retry(|| self.connection.write_tls(&mut self.socket))? == 0 {
                 return Err(io::ErrorKind::WriteZero.into());
@@ -290,8 +388,8 @@ impl TlsStream {
         Ok(())
     }
 
-    /// Tells the peer that nothing was cut off.
-    pub(super) fn say_goodbye(&mut self) {
+    /// Tells the other side that nothing was cut off, as far as that goes without waiting.
+    pub fn say_goodbye(&mut self) {
         self.connection.send_close_notify();
         let _ = self.flush();
     }
