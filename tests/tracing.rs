@@ -174,6 +174,13 @@ fn a_node_tells_of_its_start_its_leadership_and_its_end() {
         (NODE, Level::INFO, "follows a leader"),
         &[("leader", "1")],
     );
+    cluster.session(1).close().within().unwrap();
+    let rules = cluster.node(1).status().rules.to_string();
+    hears(
+        id,
+        (NODE, Level::INFO, "the log follows newer rules"),
+        &[("rules", &rules)],
+    );
     cluster.stop(1);
     hears(
         id,
@@ -293,6 +300,7 @@ fn what_becomes_of_sessions_is_told() {
         (SESSION, Level::DEBUG, "closed"),
         &[("node", &follow), ("session", &number)],
     );
+    let lasting = cluster.session(follower);
     let silent = cluster.session_of(follower, Duration::from_millis(300));
     let number = silent.id().to_string();
     cluster.network.isolate(node_id(follower));
@@ -305,7 +313,7 @@ fn what_becomes_of_sessions_is_told() {
     hears(
         id,
         (SESSION, Level::DEBUG, "suspended: the leader is silent"),
-        &[("node", &follow), ("session", &number)],
+        &[("node", &follow), ("session", &lasting.id().to_string())],
     );
     hears(
         id,
