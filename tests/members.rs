@@ -247,6 +247,11 @@ fn what_makes_no_sense_is_refused_by_name() {
         Error::BadArguments { .. }
     ));
     cluster.join(2);
+    // It waits to be added, and knows nobody who could be asked.
+    let waiting = cluster.node(2);
+    for call in [waiting.leave(), waiting.add_learner(two)] {
+        assert_eq!(refused(call), Error::NotAMember { node: two });
+    }
     let node = cluster.node(1);
     node.add_learner(two).within().unwrap();
     assert_eq!(refused(node.remove(one)), Error::LastVoter { node: one });
