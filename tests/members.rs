@@ -6,11 +6,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use quorate::transport::{self, Inbox, Lane, Local, Message, Network, Transport, TransportError};
+use quorate::transport::Network;
 use quorate::{
     CreateMode, Error, JoinError, Members, Node, NodeEvent, Role, SessionState, StartError, Version,
 };
-use support::{Cluster, Kind, PATIENCE, Tap, Within, eventually, node_id};
+use support::{Cluster, HoldsSnapshots, Kind, PATIENCE, Tap, Within, eventually, node_id};
 
 fn ids(nodes: &[quorate::NodeId]) -> Vec<u64> {
     nodes.iter().map(|node| node.as_u64()).collect()
@@ -247,6 +247,11 @@ fn what_makes_no_sense_is_refused_by_name() {
         Error::BadArguments { .. }
     ));
     cluster.join(2);
+    // It waits to be added, and knows nobody who could be asked.
+    let waiting = cluster.node(2);
+    for call in [waiting.leave(), waiting.add_learner(two)] {
+        assert_eq!(refused(call), Error::NotAMember { node: two });
+    }
     let node = cluster.node(1);
     node.add_learner(two).within().unwrap();
     assert_eq!(refused(node.remove(one)), Error::LastVoter { node: one });
@@ -350,29 +355,6 @@ fn a_learner_that_is_behind_gets_no_vote_and_says_how_far() {
     cluster.network.heal();
     let members = insist(|| cluster.node(1).promote(four).within()).unwrap();
     assert_eq!(voters(&members), [1, 2, 3, 4]);
-}
-
-/// An endpoint through which no snapshot leaves while the flag is set.
-#[derive(Debug)]
-struct HoldsSnapshots {
-    endpoint: transport::Memory,
-    holds: Arc<AtomicBool>,
-}
-
-impl Transport for HoldsSnapshots {
-    fn start(&self, local: Local, inbox: Arc<dyn Inbox>) -> Result<(), TransportError> {
-        self.endpoint.start(local, inbox)
-    }
-
-    fn send(&self, message: Message) {
-        if message.lane() == Lane::Urgent || !self.holds.load(Ordering::SeqCst) {
-            self.endpoint.send(message);
-        }
-    }
-
-    fn stop(&self) {
-        self.endpoint.stop();
-    }
 }
 
 #[test]

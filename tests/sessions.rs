@@ -311,6 +311,8 @@ fn of_two_attaches_at_once_one_has_the_session() {
                 ),
             }
         }
+        // What was held back may be overtaken when the network heals.
+        handles.sort_by_key(|handle| handle.attachment());
         let last = handles.pop().expect("one that has it");
         let path = format!("/at-{home}");
         last.create(&path, "", CreateMode::Ephemeral)

@@ -16,8 +16,9 @@ use quorate::storage::{
     Identity, LogEntry, Memory, Recovered, SnapshotMeta, SnapshotReader, SnapshotWriter, Storage,
     StorageError, WriteBatch,
 };
+use quorate::transport::Network;
 use quorate::{ClusterId, CreateMode, Error, Node, NodeBuilder, Role, SessionState, Version};
-use support::{Cluster, Kind, PATIENCE, TestClock, Within, eventually, node_id};
+use support::{Cluster, HoldsSnapshots, Kind, PATIENCE, TestClock, Within, eventually, node_id};
 use tracing::field::{Field, Visit};
 use tracing::{Level, Metadata, span};
 
@@ -174,6 +175,13 @@ fn a_node_tells_of_its_start_its_leadership_and_its_end() {
         (NODE, Level::INFO, "follows a leader"),
         &[("leader", "1")],
     );
+    cluster.session(1).close().within().unwrap();
+    let rules = cluster.node(1).status().rules.to_string();
+    hears(
+        id,
+        (NODE, Level::INFO, "the log follows newer rules"),
+        &[("rules", &rules)],
+    );
     cluster.stop(1);
     hears(
         id,
@@ -293,6 +301,7 @@ fn what_becomes_of_sessions_is_told() {
         (SESSION, Level::DEBUG, "closed"),
         &[("node", &follow), ("session", &number)],
     );
+    let lasting = cluster.session(follower);
     let silent = cluster.session_of(follower, Duration::from_millis(300));
     let number = silent.id().to_string();
     cluster.network.isolate(node_id(follower));
@@ -305,7 +314,7 @@ fn what_becomes_of_sessions_is_told() {
     hears(
         id,
         (SESSION, Level::DEBUG, "suspended: the leader is silent"),
-        &[("node", &follow), ("session", &number)],
+        &[("node", &follow), ("session", &lasting.id().to_string())],
     );
     hears(
         id,
@@ -357,12 +366,39 @@ fn snapshots_are_told_of_with_their_bytes_and_their_time() {
     hears(id, (SNAPSHOT, Level::INFO, "installed a snapshot"), &of_it);
 }
 
-/// A store that fails, or is slow by the node's clock, when it is told to.
+#[test]
+fn a_snapshot_that_does_not_arrive_is_given_up_with_a_warning() {
+    log();
+    let network = Network::new(1);
+    let holds = Arc::new(AtomicBool::new(true));
+    let flag = holds.clone();
+    let mut cluster = Cluster::with(1, Kind::Memory, move |id, builder| {
+        builder.cluster("given up").transport(HoldsSnapshots {
+            endpoint: network.endpoint(node_id(id)),
+            holds: flag.clone(),
+        })
+    });
+    let id = cluster.node(1).cluster();
+    cluster.join(2);
+    cluster.node(1).add_learner(node_id(2)).within().unwrap();
+    let gave_up = "gave up sending a snapshot";
+    hears(id, (SNAPSHOT, Level::WARN, gave_up), &[("to", "2")]);
+    // It is tried again.
+    holds.store(false, Ordering::SeqCst);
+    hears(
+        id,
+        (SNAPSHOT, Level::INFO, "sent a snapshot"),
+        &[("to", "2")],
+    );
+}
+
+/// A store that fails, has no room for a snapshot, or is slow by the node's clock, when it is told to.
 #[derive(Clone)]
 struct Troubled {
     inner: Memory,
     fails: Arc<AtomicBool>,
     is_slow: Arc<AtomicBool>,
+    has_no_room: Arc<AtomicBool>,
     clock: TestClock,
 }
 
@@ -372,6 +408,7 @@ impl Troubled {
             inner: Memory::new(),
             fails: Arc::default(),
             is_slow: Arc::default(),
+            has_no_room: Arc::default(),
             clock: TestClock::new(),
         }
     }
@@ -428,6 +465,10 @@ impl Storage for Troubled {
         &self,
         meta: &SnapshotMeta,
     ) -> Result<Box<dyn SnapshotWriter>, StorageError> {
+        if self.has_no_room.load(Ordering::SeqCst) {
+            let reason = "there is no room".to_string();
+            return Err(StorageError::Refused { reason });
+        }
         self.inner.snapshot_writer(meta)
     }
 
@@ -448,11 +489,16 @@ fn a_slow_disk_is_a_warning_and_a_failed_one_an_error() {
         .cluster("a slow disk")
         .storage(disk.clone())
         .clock(disk.clock.clone())
+        .snapshot_log_bytes(1)
         .start()
         .unwrap();
     let id = node.cluster();
     let session = node.session().open().within().unwrap();
     let set = || session.set("/", "", Version::ANY).within();
+    disk.has_no_room.store(true, Ordering::SeqCst);
+    set().unwrap();
+    let unwritten = "a snapshot can't be written just now";
+    hears(id, (SNAPSHOT, Level::WARN, unwritten), &[]);
     disk.is_slow.store(true, Ordering::SeqCst);
     set().unwrap();
     let slow = hears(

@@ -11,7 +11,8 @@ use crate::node::{Call, Command, Members, MembershipRequest, Node, NodeHandle};
 ///
 /// An error says that nothing was changed, but for [`Error::OutcomeUnknown`](crate::Error), which is
 /// left for a node that stops in between. Changes happen one at a time: a second one meanwhile is
-/// answered [`Error::ReconfigInProgress`](crate::Error), and can be tried again.
+/// answered [`Error::ReconfigInProgress`](crate::Error), and can be tried again. A node that waits to be
+/// added itself answers [`Error::NotAMember`](crate::Error).
 impl Node {
     /// Lets a node have the log, without a vote: it serves reads, watches and sessions, and no write
     /// waits for it. The node is started with [`NodeBuilder::join`](crate::NodeBuilder::join) before.

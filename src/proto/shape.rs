@@ -141,6 +141,7 @@ static MEMBERSHIP_REPLY: Shape = nested(7, &[(7, &META)]);
 static NOT_MEMBER: Shape = plain(1);
 static JOIN: Shape = plain(3);
 static JOIN_REPLY: Shape = plain(4);
+static INQUIRY: Shape = plain(0);
 static PEER: Shape = nested(
     15,
     &[
@@ -154,6 +155,7 @@ static PEER: Shape = nested(
         (9, &NOT_MEMBER),
         (10, &JOIN),
         (11, &JOIN_REPLY),
+        (12, &INQUIRY),
     ],
 );
 

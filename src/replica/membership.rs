@@ -111,6 +111,11 @@ impl Replica {
     // ---- At the node that was asked --------------------------------------------------------------
 
     pub(super) fn ask_membership(&mut self, ticket: Ticket, request: MembershipRequest) {
+        // Nobody has told it who leads, and nobody will before it is added.
+        let node = self.options.id;
+        if !self.is_member() {
+            return self.answer(ticket, Answer::Failed(Error::NotAMember { node }));
+        }
         let limit = ASKED_MAX;
         if self.membership.asked.len() >= limit {
             let queue = "changes of membership";

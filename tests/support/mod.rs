@@ -8,12 +8,12 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use quorate::storage::{self, Log, LogOptions, Sled, SledOptions};
-use quorate::transport::{Inbox, Local, Message, Network, Transport, TransportError};
+use quorate::transport::{self, Inbox, Lane, Local, Message, Network, Transport, TransportError};
 use quorate::{
     Clock, ClusterId, Event, Node, NodeBuilder, NodeId, Now, Pending, Role, Session, StartError,
     SystemClock, WatchEvent, Watcher,
@@ -399,5 +399,28 @@ impl Transport for Stuck {
 
     fn stop(&self) {
         *self.inbox.lock() = None;
+    }
+}
+
+/// An endpoint through which no snapshot leaves while the flag is set.
+#[derive(Debug)]
+pub struct HoldsSnapshots {
+    pub endpoint: transport::Memory,
+    pub holds: Arc<AtomicBool>,
+}
+
+impl Transport for HoldsSnapshots {
+    fn start(&self, local: Local, inbox: Arc<dyn Inbox>) -> Result<(), TransportError> {
+        self.endpoint.start(local, inbox)
+    }
+
+    fn send(&self, message: Message) {
+        if message.lane() == Lane::Urgent || !self.holds.load(Ordering::SeqCst) {
+            self.endpoint.send(message);
+        }
+    }
+
+    fn stop(&self) {
+        self.endpoint.stop();
     }
 }
