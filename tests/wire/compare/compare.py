@@ -289,7 +289,7 @@ def zookeeper(jar):
         settings = os.path.join(directory, "zoo.cfg")
         with open(settings, "w") as file:
             file.write("tickTime=2000\ndataDir=%s/data\nclientPort=%d\n" % (directory, port))
-            file.write("clientPortAddress=127.0.0.1\nadmin.enableServer=false\n")
+            file.write("clientPortAddress=127.0.0.1\nadmin.enableServer=false\nreconfigEnabled=true\n")
         main = "org.apache.zookeeper.server.ZooKeeperServerMain"
         ttl = "-Dzookeeper.extendedTypesEnabled=true"
         command = ["java", "-Xmx256m", ttl, "-cp", jar, main, settings]
