@@ -274,7 +274,6 @@ fn what_can_not_be_is_refused_in_zookeepers_order() {
     assert_eq!(refused("what", "", "", 77), -103);
     for wrong in [
         "what",
-        "server.x=h:1:2",
         "server.4=h:1",
         "server.4=h:1:2:leader",
         &three[0].replace("server.1", "server.4"),
@@ -282,9 +281,10 @@ fn what_can_not_be_is_refused_in_zookeepers_order() {
     ] {
         assert_eq!(refused(wrong, "", "", -1), -8, "{wrong}");
     }
-    assert_eq!(refused("", "x", "", -1), -8);
+    assert_eq!(refused("server.x=h:1:2", "", "", -1), -5);
+    assert_eq!(refused("", "x", "", -1), -5);
     assert_eq!(refused("", "1,2,3", "", -1), -8);
-    assert_eq!(refused("", "", "server.1=h:1:2:observer", -1), -8);
+    assert_eq!(refused("", "", "server.1=h:1:2:observer", -1), -5);
     assert_eq!(refused("", "", "group.1=1:2", -1), -8);
     let fourth = "server.4=127.0.1.4:2888:2888;2181";
     assert_eq!(refused(fourth, "", "", -1), -102);

@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 #[cfg(feature = "admin")]
 use super::admin::Admin;
 use super::connection::Encryption;
-use super::ensemble::{Address, Misstated};
+use super::ensemble::Address;
 use super::io::{Acceptor, IoThread};
 use super::reconfig;
 use super::settings::Settings;
@@ -382,9 +382,9 @@ fn understood(address: Option<&str>) -> Result<Option<Address>, ServerError> {
     let understood = Address::parse(address);
     understood
         .map(Some)
-        .map_err(|Misstated(reason)| ServerError::Advertise {
+        .map_err(|misstated| ServerError::Advertise {
             address: address.to_string(),
-            reason,
+            reason: misstated.into_reason(),
         })
 }
 

@@ -20,7 +20,7 @@ use super::jute::{
     Create, MultiOp, Opcode, Paths, Read, Reader, ReplyHeader, Request, RequestHeader, Scope,
     Writer, watcher_event,
 };
-use super::outstanding::{Awaited, Outstanding, Settled, Then, WithStat};
+use super::outstanding::{Awaited, MARSHALLING_ERROR, Outstanding, Settled, Then, WithStat};
 use super::reconfig::{Change, Job};
 use super::settings::Settings;
 use super::statistics::{ConnectionFacts, Statistics};
@@ -183,10 +183,7 @@ impl Client {
                 return Err(Close("what it says of itself can't be understood"));
             }
             // ZooKeeper says so, and goes on.
-            Err(_) => {
-                const MARSHALLING_ERROR: i32 = -5;
-                (self.known(node, MARSHALLING_ERROR, |_| {}), false)
-            }
+            Err(_) => (self.known(node, MARSHALLING_ERROR, |_| {}), false),
         };
         let (awaited, sets_watch) = answer;
         self.watch_setters += usize::from(sets_watch);

@@ -35,15 +35,37 @@ pub(super) struct Ensemble {
 
 /// Why a text means no ensemble.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct Misstated(pub String);
+pub(super) enum Misstated {
+    /// It says what can't be.
+    Wrong(String),
+    /// It isn't even understood: what should be an id is none.
+    Unreadable(String),
+}
+
+impl Misstated {
+    pub(super) fn into_reason(self) -> String {
+        match self {
+            Misstated::Wrong(reason) | Misstated::Unreadable(reason) => reason,
+        }
+    }
+}
 
 impl Address {
     /// `host:port`.
     pub(super) fn parse(text: &str) -> Result<Address, Misstated> {
-        let wrong = || Misstated(format!("{text:?} is no host:port"));
+        let wrong = || Misstated::Wrong(format!("{text:?} is no host:port"));
         let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
         let port = port.parse().map_err(|_| wrong())?;
         Address::new(host, port)
+    }
+
+    pub(super) fn of(address: std::net::SocketAddr) -> Address {
+        let port = address.port();
+        let host = match address.ip() {
+            std::net::IpAddr::V4(host) => host.to_string(),
+            std::net::IpAddr::V6(host) => format!("[{host}]"),
+        };
+        Address { host, port }
     }
 
     pub(super) fn port(&self) -> u16 {
@@ -60,7 +82,7 @@ impl Address {
                 host: host.to_string(),
                 port,
             }),
-            None => Err(Misstated(format!("{host:?} is no host"))),
+            None => Err(Misstated::Wrong(format!("{host:?} is no host"))),
         }
     }
 }
@@ -83,7 +105,7 @@ impl fmt::Display for Address {
 impl Server {
     /// `host:port:port[:participant|observer][;[host:]port]`.
     pub(super) fn parse(text: &str) -> Result<Server, Misstated> {
-        let wrong = |what: &str| Misstated(format!("{text:?}: {what}"));
+        let wrong = |what: &str| Misstated::Wrong(format!("{text:?}: {what}"));
         let (server, client) = match text.split_once(';') {
             Some((server, client)) => (server.trim(), Some(client.trim())),
             None => (text.trim(), None),
@@ -163,15 +185,17 @@ impl Ensemble {
                 if line.is_empty() || line.starts_with('#') {
                     continue;
                 }
-                return Err(Misstated(format!("{line:?} says nothing of a server")));
+                return Err(Misstated::Wrong(format!(
+                    "{line:?} says nothing of a server"
+                )));
             };
             match key.trim() {
                 "version" => {
                     ensemble.version = u64::from_str_radix(value.trim(), 16)
-                        .map_err(|_| Misstated(format!("{value:?} is no version")))?;
+                        .map_err(|_| Misstated::Wrong(format!("{value:?} is no version")))?;
                 }
                 key if key.starts_with("group") || key.starts_with("weight") => {
-                    return Err(Misstated(
+                    return Err(Misstated::Wrong(
                         "there are neither groups nor weights".to_string(),
                     ));
                 }
@@ -188,7 +212,7 @@ impl Ensemble {
         for server in joining.split(',') {
             let (key, value) = server
                 .split_once('=')
-                .ok_or_else(|| Misstated(format!("{server:?} is no server")))?;
+                .ok_or_else(|| Misstated::Wrong(format!("{server:?} is no server")))?;
             self.add(key.trim(), value)?;
         }
         self.check()
@@ -206,7 +230,7 @@ impl Ensemble {
         let id = server_id(key.rsplit('.').next().unwrap_or_default())?;
         self.servers.insert(id, Server::parse(value)?);
         if self.servers.len() > SERVERS_MAX {
-            return Err(Misstated(format!("more than {SERVERS_MAX} servers")));
+            return Err(Misstated::Wrong(format!("more than {SERVERS_MAX} servers")));
         }
         Ok(())
     }
@@ -218,7 +242,7 @@ impl Ensemble {
             for (host, port) in server.addresses() {
                 let owner = *taken.entry((host, port)).or_insert(*id);
                 if owner != *id {
-                    return Err(Misstated(format!(
+                    return Err(Misstated::Wrong(format!(
                         "servers {owner} and {id} are both at {host}:{port}"
                     )));
                 }
@@ -231,7 +255,7 @@ impl Ensemble {
 fn server_id(text: &str) -> Result<u64, Misstated> {
     match text.trim().parse() {
         Ok(id) if id > 0 => Ok(id),
-        _ => Err(Misstated(format!("{text:?} is no server's id"))),
+        _ => Err(Misstated::Unreadable(format!("{text:?} is no server's id"))),
     }
 }
 

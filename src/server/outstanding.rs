@@ -6,10 +6,14 @@ use std::task::{Context, Poll};
 use std::time::Instant;
 
 use super::jute::{MultiOutcome, Writer, code_of_read};
+use super::reconfig::{Outcome, Refusal};
 use crate::{
     Acl, ChildNames, Created, Error, OpResult, Pending, ReadAnswer, Result, Stamped, Stat,
     ZnodeData, ZnodePath, Zxid,
 };
+
+/// What is asked for isn't understood (ZooKeeper's number).
+pub(super) const MARSHALLING_ERROR: i32 = -5;
 
 /// A request in its place.
 pub(super) struct Outstanding {
@@ -43,7 +47,7 @@ pub(super) enum Awaited {
     MultiRead(Pending<Vec<Result<ReadAnswer>>>),
     Ephemerals(Pending<Vec<ZnodePath>>),
     Number(Pending<usize>),
-    Reconfigured(oneshot::Receiver<super::reconfig::Outcome>),
+    Reconfigured(oneshot::Receiver<Outcome>),
     /// With what is to be said if it fails: then the connection is closed.
     Authenticated(Pending<()>),
     Closed(Pending<()>),
@@ -145,11 +149,16 @@ impl Awaited {
                         }
                     }
                     // Whether something was changed the znode will say.
-                    Ok(Err(Error::Timeout)) | Err(_) => {
+                    Ok(Err(Refusal::Unreadable)) => Settled {
+                        zxid: Zxid(0),
+                        error: MARSHALLING_ERROR,
+                        then: Then::Reply,
+                    },
+                    Ok(Err(Refusal::Error(Error::Timeout))) | Err(_) => {
                         let reason = "the outcome of a reconfiguration is unknown";
                         failed(Zxid(0), &Error::OutcomeUnknown { reason }, Error::code)
                     }
-                    Ok(Err(error)) => failed(Zxid(0), &error, Error::code),
+                    Ok(Err(Refusal::Error(error))) => failed(Zxid(0), &error, Error::code),
                 })
             }
             Awaited::Multi(pending, kinds) => settle_multi(pending, context, kinds, writer),

@@ -42,7 +42,30 @@ pub(super) struct Change {
 }
 
 /// What becomes of the request: the new configuration and the znode's stat.
-pub(super) type Outcome = Result<(String, Stat)>;
+pub(super) type Outcome = std::result::Result<(String, Stat), Refusal>;
+
+/// Why nothing is changed.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Refusal {
+    Error(Error),
+    /// The request isn't understood (ZooKeeper's MarshallingError).
+    Unreadable,
+}
+
+impl From<Error> for Refusal {
+    fn from(error: Error) -> Refusal {
+        Refusal::Error(error)
+    }
+}
+
+impl From<Misstated> for Refusal {
+    fn from(misstated: Misstated) -> Refusal {
+        match misstated {
+            Misstated::Wrong(reason) => Error::BadArguments { reason }.into(),
+            Misstated::Unreadable(_) => Refusal::Unreadable,
+        }
+    }
+}
 
 /// A change that a client waits for.
 pub(super) struct Job {
@@ -84,7 +107,7 @@ fn keep(shared: &Shared) -> Result<()> {
         return Ok(());
     }
     let (known, version) = shared.ensemble_with_version()?;
-    let wanted = wanted(&known, &status, advertised, shared)?;
+    let wanted = wanted(&known, &status, advertised, shared);
     if wanted.servers == known.servers {
         return Ok(());
     }
@@ -104,10 +127,10 @@ fn wanted(
     status: &NodeStatus,
     advertised: &Address,
     shared: &Shared,
-) -> Result<Ensemble> {
+) -> Ensemble {
     let mut wanted = known.clone();
     if is_member(status, status.id.as_u64()) {
-        let own = own_line(status, advertised, shared)?;
+        let own = own_line(status, advertised, shared);
         wanted.servers.insert(status.id.as_u64(), own);
     }
     if status.role == Role::Leader {
@@ -116,20 +139,20 @@ fn wanted(
             server.is_participant = is_in(&status.voters, id);
         }
     }
-    Ok(wanted)
+    wanted
 }
 
-fn own_line(status: &NodeStatus, advertised: &Address, shared: &Shared) -> Result<Server> {
+fn own_line(status: &NodeStatus, advertised: &Address, shared: &Shared) -> Server {
     let client = match &shared.settings.advertised_client {
         Some(client) => client.clone(),
-        None => Address::parse(&shared.address.to_string()).map_err(misstated)?,
+        None => Address::of(shared.address),
     };
-    Ok(Server {
+    Server {
         peer: advertised.clone(),
         election_port: advertised.port(),
         is_participant: is_in(&status.voters, status.id.as_u64()),
         client: Some(client),
-    })
+    }
 }
 
 fn next(mut ensemble: Ensemble) -> Ensemble {
@@ -143,10 +166,6 @@ fn is_in(nodes: &[NodeId], id: u64) -> bool {
 
 fn is_member(status: &NodeStatus, id: u64) -> bool {
     is_in(&status.voters, id) || is_in(&status.learners, id)
-}
-
-fn misstated(Misstated(reason): Misstated) -> Error {
-    Error::BadArguments { reason }
 }
 
 fn within<T>(mut pending: Pending<T>, patience: Duration) -> Result<T> {
@@ -167,11 +186,12 @@ impl Reconfiguration<'_> {
         if shared.settings.advertised.is_none() {
             return Err(Error::Unimplemented {
                 what: "reconfig of a node that has no way to others",
-            });
+            }
+            .into());
         }
         let status = shared.look();
         if status.is_joint {
-            return Err(Error::ReconfigInProgress);
+            return Err(Error::ReconfigInProgress.into());
         }
         let (known, version) = shared.ensemble_with_version()?;
         let change = &self.job.change;
@@ -180,15 +200,17 @@ impl Reconfiguration<'_> {
                 path: CONFIG.to_string(),
                 expected: Version(change.from as i32),
                 found: version.0,
-            });
+            }
+            .into());
         }
-        let target = self.target(&known, &status).map_err(misstated)?;
+        let target = self.target(&known, &status)?;
         target.check(&status)?;
         if !within(session.may(CONFIG, Permissions::WRITE), STEP_PATIENCE)? {
             return Err(Error::NoAuth {
                 path: CONFIG.to_string(),
                 permission: "write",
-            });
+            }
+            .into());
         }
         self.admit(&target, &status)?;
         self.dismiss(&target, &status)?;
@@ -210,6 +232,15 @@ impl Reconfiguration<'_> {
         let members = || status.voters.iter().chain(&status.learners).copied();
         if !change.members.is_empty() {
             let ensemble = Ensemble::parse(&change.members)?;
+            if !ensemble
+                .servers
+                .values()
+                .any(|server| server.is_participant)
+            {
+                // ZooKeeper doesn't get as far as to understand it.
+                let reason = "there must be a participant".to_string();
+                return Err(Misstated::Unreadable(reason));
+            }
             let leaving = members().filter(|id| !ensemble.servers.contains_key(&id.as_u64()));
             return Ok(Target {
                 leaving: leaving.collect(),
@@ -326,7 +357,7 @@ impl Reconfiguration<'_> {
                 Err(Error::BadVersion { .. }) if !self.shared.stopping() => {
                     within(self.job.session.sync(), STEP_PATIENCE)?;
                 }
-                written => return written.map(|stat| (text, stat)),
+                written => return Ok((text, written?)),
             }
         }
     }
