@@ -567,6 +567,9 @@ impl Client {
     }
 }
 
+/// A ping's answer has this xid whatever the ping's was (`ClientCnxn.PING_XID`).
+const PING_XID: i32 = -2;
+
 /// Not a fault: the client was told what it has to know.
 pub(super) const ANSWERED: &str = "";
 
@@ -584,6 +587,3 @@ fn bad_arguments() -> i32 {
     }
     .code()
 }
-
-/// Whatever the client's was (`ClientCnxn.PING_XID`).
-const PING_XID: i32 = -2;
