@@ -69,12 +69,12 @@ fn who_greets_byte_by_byte_is_closed_when_the_time_is_up() {
     let silent: Vec<Wire> = (0..50).map(|_| Wire::open(server.address())).collect();
     eventually("all are accepted", || server.connections() == 100);
     assert_serves(server.address());
-    let greeting = [0, 0, 0, 44, 0, 0, 0, 0, 0, 0, 0, 0];
-    let mut bytes = greeting.iter().cycle();
+    // The beginning of a greeting of 44 bytes, never all of it.
+    let mut bytes = [0, 0, 0, 44].into_iter().chain([0; 36]);
     eventually("none is left", || {
-        let byte = [*bytes.next().unwrap()];
-        // No more than a greeting has, that its end is not what is refused.
-        slow.iter_mut().for_each(|wire| wire.send_raw(&byte));
+        if let Some(byte) = bytes.next() {
+            slow.iter_mut().for_each(|wire| wire.send_raw(&[byte]));
+        }
         server.connections() == 0
     });
     assert!(slow.iter_mut().all(Wire::is_closed));
@@ -317,7 +317,7 @@ fn a_crowd_of_hostile_clients_costs_the_others_nothing() {
     let mut watching = connect(&server);
     watching.call(1, ADD_WATCH, &body().text("/count").int(0));
     let stop = AtomicBool::new(false);
-    const WRITES: i32 = 500;
+    const WRITES: i32 = 200;
     std::thread::scope(|scope| {
         for crowd in 0..2 {
             let stop = &stop;

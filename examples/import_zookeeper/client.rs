@@ -1,6 +1,7 @@
 //! A ZooKeeper client that sends many requests and takes their answers in order: one connection, no thread.
 //!
-//! It knows nothing of watches, and when its connection breaks it is over: whoever copies begins again.
+//! A copy needs a dozen operations, and many of them in flight in their order: that is less than what a client
+//! crate would bring. It knows nothing of watches, and when its connection breaks it is over: whoever copies begins again.
 
 use std::error::Error;
 use std::io::{BufReader, BufWriter, Read as _, Write as _};

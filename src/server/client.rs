@@ -664,6 +664,9 @@ impl Client {
     }
 }
 
+/// A ping's answer has this xid whatever the ping's was (`ClientCnxn.PING_XID`).
+const PING_XID: i32 = -2;
+
 /// Not a fault: the client was told what it has to know.
 pub(super) const ANSWERED: &str = "";
 
@@ -681,9 +684,6 @@ fn bad_arguments() -> i32 {
     }
     .code()
 }
-
-/// Whatever the client's was (`ClientCnxn.PING_XID`).
-const PING_XID: i32 = -2;
 
 /// The client has to authenticate itself before anything else (SessionClosedRequireSaslAuth, which
 /// ZooKeeper answers whatever scheme it asks for).

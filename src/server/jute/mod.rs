@@ -13,14 +13,14 @@ mod reply;
 mod request;
 mod writer;
 
-pub(crate) use reader::{Malformed, Reader};
-pub(crate) use reply::{
+pub(super) use reader::{Malformed, Reader};
+pub(super) use reply::{
     MultiOutcome, ReplyHeader, code_of_read, connect_response, read_only_response, watcher_event,
 };
-pub(crate) use request::{
+pub(super) use request::{
     Connect, Create, MultiOp, Opcode, Paths, Read, Request, RequestHeader, Scope,
 };
-pub(crate) use writer::Writer;
+pub(super) use writer::Writer;
 
 #[cfg(test)]
 mod golden;

@@ -103,14 +103,18 @@ def main(ours, theirs, document):
     assert len(names) == len(set(names)), [name for name in names if names.count(name) > 1]
     comparison = Comparison((ours, theirs), known)
     table = comparison.run()
-    print("| group | requests | differ |\n|---|---|---|")
-    for row in table:
-        print("| %s | %d | %d |" % row)
+    rows = ["| %s | %d | %d |" % row for row in table]
+    print("| group | requests | differ |\n|---|---|---|\n" + "\n".join(rows))
     print("| all | %d | %d |" % (sum(row[1] for row in table), len(comparison.differing)))
+    with open(document) as file:
+        written = file.read().splitlines()
+    changed = [row for row in rows if row not in written]
+    for row in changed:
+        print("%s has another row than %s" % (document, row))
     vanished = set(known) - comparison.differing
     for what in sorted(vanished):
         print("%s: listed, but it does not differ" % what)
-    return comparison.unexpected + len(vanished)
+    return comparison.unexpected + len(vanished) + len(changed)
 
 
 with zookeeper(sys.argv[2]) as theirs:

@@ -138,8 +138,11 @@ def zookeeper(jar):
             file.write("tickTime=2000\ndataDir=%s/data\nclientPort=%d\n" % (directory, port))
             file.write("clientPortAddress=127.0.0.1\nadmin.enableServer=false\n")
         main = "org.apache.zookeeper.server.ZooKeeperServerMain"
-        ttl = "-Dzookeeper.extendedTypesEnabled=true"
-        command = ["java", "-Xmx256m", ttl, "-cp", jar, main, settings]
+        # As ours is started: TTLs, hard quotas, and the super of ZooKeeper's documentation.
+        super_digest = "DigestAuthenticationProvider.superDigest=super:D/InIHSb7yEEbrWz8b9l71RjZJU="
+        properties = ["extendedTypesEnabled=true", "enforceQuota=true", super_digest]
+        properties = ["-Dzookeeper." + name for name in properties]
+        command = ["java", "-Xmx256m"] + properties + ["-cp", jar, main, settings]
         with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
             try:
                 deadline = time.monotonic() + 60
