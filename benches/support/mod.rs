@@ -6,6 +6,8 @@
     reason = "each bench uses a part of it, compiled as its own"
 )]
 
+pub mod process;
+
 use std::collections::VecDeque;
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
