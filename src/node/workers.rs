@@ -304,7 +304,7 @@ impl Snapshotter {
             // A newer one was published since: the core has to start over with that.
             return Ok(None);
         }
-        let data = reader.read(read.offset, CHUNK_BYTES)?;
+        let data = read_whole(reader.as_mut(), read.offset)?;
         Ok(Some((reader.len_bytes(), data)))
     }
 
@@ -349,6 +349,23 @@ impl Snapshotter {
     }
 }
 
+/// The piece at `offset`. A reader may give less than it is asked for; the sender has asked for the next
+/// piece already, so each but the last has to be whole.
+fn read_whole(reader: &mut dyn SnapshotReader, offset: u64) -> Result<Bytes, StorageError> {
+    let first = reader.read(offset, CHUNK_BYTES)?;
+    if first.len() == CHUNK_BYTES || offset + first.len() as u64 >= reader.len_bytes() {
+        return Ok(first);
+    }
+    let mut whole = Vec::with_capacity(CHUNK_BYTES);
+    let mut part = first;
+    while !part.is_empty() {
+        whole.extend_from_slice(&part);
+        let next = offset + whole.len() as u64;
+        part = reader.read(next, CHUNK_BYTES - whole.len())?;
+    }
+    Ok(whole.into())
+}
+
 fn take(
     storage: &Arc<dyn Storage>,
     meta: &SnapshotMeta,
@@ -384,6 +401,39 @@ mod tests {
                 commit: 0,
             }),
         }
+    }
+
+    /// Gives seven bytes at most.
+    struct Sparing(SnapshotMeta, Vec<u8>);
+
+    impl SnapshotReader for Sparing {
+        fn meta(&self) -> &SnapshotMeta {
+            &self.0
+        }
+
+        fn len_bytes(&self) -> u64 {
+            self.1.len() as u64
+        }
+
+        fn read(&mut self, offset: u64, bytes_max: usize) -> Result<Bytes, StorageError> {
+            let begin = self.1.len().min(offset as usize);
+            let end = self.1.len().min(begin + bytes_max.min(7));
+            Ok(Bytes::copy_from_slice(&self.1[begin..end]))
+        }
+    }
+
+    #[test]
+    fn a_piece_of_a_snapshot_is_whole_though_its_reader_gives_less() {
+        // The log store gives 64 KiB at a time. Pieces had that length, and lay 256 KiB apart: each window
+        // brought one piece, and a retry the next.
+        let content: Vec<u8> = (0..CHUNK_BYTES + 100).map(|n| n as u8).collect();
+        let mut reader = Sparing(SnapshotMeta::default(), content.clone());
+        let first = read_whole(&mut reader, 0).unwrap();
+        assert!(first[..] == content[..CHUNK_BYTES]);
+        let last = read_whole(&mut reader, CHUNK_BYTES as u64).unwrap();
+        assert!(last[..] == content[CHUNK_BYTES..]);
+        let end = read_whole(&mut reader, content.len() as u64).unwrap();
+        assert!(end.is_empty());
     }
 
     #[test]
