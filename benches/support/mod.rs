@@ -6,6 +6,7 @@
     reason = "each bench uses a part of it, compiled as its own"
 )]
 
+#[cfg(all(feature = "log", feature = "tcp"))]
 pub mod process;
 
 use std::collections::VecDeque;
