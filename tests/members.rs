@@ -196,6 +196,51 @@ fn a_voter_that_lost_its_disk_is_refused_until_it_is_removed() {
 }
 
 #[test]
+fn one_of_the_first_voters_comes_back_with_an_empty_disk_once_it_was_removed() {
+    // The leader sent it the cluster's very first snapshot, which names it: the state of a former life. Under
+    // load it never caught up.
+    let mut cluster = Cluster::with(3, Kind::Log, |_, builder| builder);
+    let (leader, lost) = (cluster.leader(), cluster.follower());
+    let session = cluster.session(leader);
+    let created = session.create("/a", "", CreateMode::Persistent);
+    let created_at = created.within().unwrap().stat.czxid;
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::SeqCst) {
+                session.set("/a", "", Version::ANY).within().unwrap();
+            }
+        });
+        cluster.stop(lost);
+        insist(|| cluster.node(leader).remove(node_id(lost)).within()).unwrap();
+        cluster.no_founder(lost);
+        cluster.join(lost);
+        let node = cluster.node(leader);
+        let added = insist(|| node.add_learner(node_id(lost)).within());
+        added.unwrap();
+        let caught_up = cluster.node(lost).wait_for(PATIENCE, |status| {
+            status.role == Role::Learner && status.zxid > created_at
+        });
+        done.store(true, Ordering::SeqCst);
+        caught_up.unwrap();
+    });
+}
+
+#[test]
+fn a_node_that_was_removed_comes_back_under_its_id_with_an_empty_disk() {
+    // As before, with a later snapshot from the node's former life.
+    let mut cluster = Cluster::with(1, Kind::Log, |_, builder| builder);
+    for _ in 0..3 {
+        let members = add_voter(&mut cluster, 1, 2);
+        assert_eq!(voters(&members), [1, 2]);
+        cluster.level();
+        insist(|| cluster.node(1).remove(node_id(2)).within()).unwrap();
+        is_removed(cluster.node(2));
+        cluster.stop(2);
+    }
+}
+
+#[test]
 fn a_second_change_meanwhile_is_refused_and_can_be_tried_again() {
     let cluster = Cluster::new(3);
     // A learner needn't run to be added.

@@ -27,7 +27,7 @@ use certificates::Authority;
 use clients::{Clients, Within as _};
 use ensemble::{Ensemble, Options, eventually};
 use namespaces::Namespaces;
-use process::{HoldLine, Order, PATIENCE};
+use process::{HoldLine, Order, PATIENCE, report};
 use quorate::recipes::Lock;
 use quorate::{Node, Version};
 use rustix::process::Signal;
@@ -99,7 +99,7 @@ fn ten_leaders_are_killed_under_load_and_nothing_is_lost_or_doubled() {
         }
         ensemble.progress(&ensemble.running(), 20);
         gaps.sort();
-        println!("leader killed: writes resumed after {gaps:?}");
+        report(format_args!("leader killed: writes resumed after {gaps:?}"));
     });
     judge::judge(&mut ensemble);
 }
@@ -130,10 +130,10 @@ fn a_process_that_was_stopped_wakes_up_without_its_lock_and_its_session() {
         let live = format!("/live/{}", writer.expect("it writes").0);
 
         ensemble.signal(stopped, Signal::STOP);
-        println!(
+        report(format_args!(
             "stopped: writes resumed after {:?}",
             until_a_write(&observer)
-        );
+        ));
         // The lock is given to somebody else when the session has ended, not before.
         let session = observer.session().open().within().expect("a session");
         let guard = Lock::new(&session, &lock)
@@ -210,10 +210,10 @@ fn a_node_whose_directory_was_wiped_is_let_in_again_once_it_was_removed() {
         ensemble.progress(&ensemble.running(), 50);
         // It counts: with it, and without the one that led, there is a majority.
         ensemble.kill(leader);
-        println!(
+        report(format_args!(
             "leader killed: writes resumed after {:?}",
             until_a_write(&observer)
-        );
+        ));
         ensemble.progress(&ensemble.running(), 20);
         ensemble.restart(leader);
         ensemble.progress(&ensemble.running(), 20);
@@ -234,10 +234,10 @@ fn the_cluster_grows_from_one_to_five_and_back_under_load() {
         // The first is not the last: whoever leads hands over.
         for (id, ask) in [(1, 2), (3, 4), (5, 2), (4, 2)] {
             ensemble.remove(id, ask);
-            println!(
+            report(format_args!(
                 "node {id} removed: writes resumed after {:?}",
                 until_a_write(&observer)
-            );
+            ));
             ensemble.progress(&ensemble.running(), 20);
         }
         assert_eq!(ensemble.running(), [2]);
@@ -258,10 +258,10 @@ fn a_cluster_with_certificates_loses_its_leader_and_lets_no_stranger_in() {
         ensemble.progress(&ensemble.running(), 20);
         let leader = ensemble.leader();
         ensemble.kill(leader);
-        println!(
+        report(format_args!(
             "leader killed: writes resumed after {:?}",
             until_a_write(&observer)
-        );
+        ));
         ensemble.progress(&ensemble.running(), 20);
         ensemble.restart(leader);
         ensemble.progress(&ensemble.running(), 20);
@@ -286,9 +286,9 @@ fn a_partition_leaves_the_majority_at_work_and_the_minority_without_a_word() {
     let namespaces = match Namespaces::new(3) {
         Ok(namespaces) => namespaces,
         Err(reason) => {
-            // On a line of its own, whatever the harness has begun.
-            println!("\nskipped: a partition between real processes: {reason}");
-            return;
+            return report(format_args!(
+                "skipped: a partition between real processes: {reason}"
+            ));
         }
     };
     let options = Options {
@@ -314,7 +314,10 @@ fn a_partition_leaves_the_majority_at_work_and_the_minority_without_a_word() {
         let began = Instant::now();
         ensemble.leader_among(&others);
         ensemble.progress(&others, 20);
-        println!("cut off: the others went on after {:?}", began.elapsed());
+        report(format_args!(
+            "cut off: the others went on after {:?}",
+            began.elapsed()
+        ));
         // It knows by itself, and nothing that it is told meanwhile is acknowledged.
         ensemble
             .process(cut_off)

@@ -6,6 +6,9 @@
     reason = "each bench uses a part of it, compiled as its own"
 )]
 
+#[cfg(all(feature = "log", feature = "tcp"))]
+pub mod process;
+
 use std::collections::VecDeque;
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;

@@ -17,7 +17,7 @@ use rand::rngs::SmallRng;
 use rand::{Rng as _, SeedableRng as _};
 
 use crate::ensemble::{OBSERVER, node_id};
-use crate::process::PATIENCE;
+use crate::process::{PATIENCE, report};
 
 const ACCOUNTS: [&str; 3] = ["/bank/a", "/bank/b", "/bank/c"];
 const CLIENTS: usize = 4;
@@ -114,7 +114,10 @@ impl Clients {
             .calls
             .iter()
             .filter(|call| call.outcome.has_happened());
-        println!("{} calls of clients happened", happened.count());
+        report(format_args!(
+            "{} calls of clients happened",
+            happened.count()
+        ));
         if let Err(violation) = oracle::check(&history) {
             panic!("{violation}\n\nin\n{history}");
         }

@@ -11,7 +11,7 @@ use quorate::testing::oracle;
 use quorate::{Clock, Now};
 
 use crate::ensemble::{Ensemble, eventually};
-use crate::process::{Heard, HoldLine};
+use crate::process::{Heard, HoldLine, report};
 
 /// Lets the work rest, and judges what it has left.
 pub(crate) fn judge(ensemble: &mut Ensemble) {
@@ -35,7 +35,9 @@ pub(crate) fn judge_with(ensemble: &mut Ensemble, mut holds: Vec<HoldLine>) {
     let writes = nothing_is_lost_or_doubled(&dump(ensemble), &heard);
     holds.extend(heard.into_iter().flat_map(|heard| heard.holds));
     let held = locks_have_one_holder(holds);
-    println!("{writes} writes acknowledged, locks held {held} times: nothing is lost or doubled");
+    report(format_args!(
+        "{writes} writes acknowledged, locks held {held} times: nothing is lost or doubled"
+    ));
 }
 
 type Znodes = BTreeMap<String, (i32, String)>;

@@ -15,6 +15,13 @@ use crate::child::VARIABLE;
 /// How long anything may take before a test fails: much longer than it ever should.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
+/// Says something that is to be seen, whether or not the test harness shows what a test prints; on a line
+/// of its own, whatever the harness has begun.
+pub(crate) fn report(line: std::fmt::Arguments<'_>) {
+    // A reader that is gone is no failure of the test.
+    let _ = std::io::stderr().write_all(format!("\n{line}\n").as_bytes());
+}
+
 /// What a process is to be.
 #[derive(Clone, PartialEq, Debug)]
 pub(crate) struct Order {

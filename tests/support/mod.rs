@@ -142,6 +142,11 @@ impl Cluster {
         self.stores.insert(id, store);
     }
 
+    /// From now on the node starts as one that joins, also where it was one of the first voters.
+    pub fn no_founder(&mut self, id: u64) {
+        self.founders.retain(|founder| *founder != id);
+    }
+
     /// Starts a node with an empty disk, which joins the cluster. It is no member yet.
     pub fn join(&mut self, id: u64) {
         self.give_empty_disk(id);

@@ -8,7 +8,7 @@
 //! storage.
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use raft::eraftpb::{Entry, Snapshot};
@@ -17,7 +17,7 @@ use raft::{GetEntriesContext, RaftState, StorageError as RaftStorageError};
 use super::convert;
 use super::terms::TermRuns;
 use crate::NodeId;
-use crate::storage::{HardState, LogEntry, SnapshotMeta, Storage, StorageError};
+use crate::storage::{Configuration, HardState, LogEntry, SnapshotMeta, Storage, StorageError};
 
 /// What an entry counts for besides its data, in bytes: its numbers and its place in a message.
 const ENTRY_OVERHEAD_BYTES: u64 = 24;
@@ -67,6 +67,8 @@ pub(super) struct LogView {
     failure: RefCell<Option<StorageError>>,
     /// A snapshot at or after this index is wanted by a follower; 0 is none.
     snapshot_wanted: Cell<u64>,
+    /// The members that were added since this core began, each with the entry that added it.
+    added: BTreeMap<NodeId, u64>,
 }
 
 impl LogView {
@@ -136,6 +138,7 @@ impl LogView {
             pending: VecDeque::new(),
             failure: RefCell::new(None),
             snapshot_wanted: Cell::new(0),
+            added: BTreeMap::new(),
         })
     }
 
@@ -151,6 +154,22 @@ impl LogView {
     /// The index from which on a snapshot is wanted for a follower, where the published one is older.
     pub(super) fn snapshot_wanted(&self) -> Option<u64> {
         Some(self.snapshot_wanted.get()).filter(|&index| index > 0)
+    }
+
+    /// The change of membership in entry `index` was applied.
+    pub(super) fn membership_changed(
+        &mut self,
+        index: u64,
+        before: &Configuration,
+        after: &Configuration,
+    ) {
+        self.added
+            .retain(|&node, _| convert::is_member(after, node));
+        for node in convert::members(after) {
+            if !convert::is_member(before, node) {
+                self.added.insert(node, index);
+            }
+        }
     }
 
     /// Lays the entries given out with write `number` over the log.
@@ -381,7 +400,12 @@ impl raft::Storage for LogView {
         // A node refuses a snapshot whose configuration doesn't name it.
         let names_receiver =
             NodeId::new(to).is_some_and(|to| convert::is_member(&meta.configuration, to));
-        let oldest = request_index.max(self.terms.start()).max(1);
+        // Nor does it want the state of a former life under the same id: it would follow the log up to
+        // its removal.
+        let added = NodeId::new(to).and_then(|to| self.added.get(&to).copied());
+        let oldest = request_index
+            .max(self.terms.start())
+            .max(added.unwrap_or(1));
         if meta.index < oldest || !names_receiver {
             self.snapshot_wanted.set(oldest.max(meta.index + 1));
             return Err(unavailable);
