@@ -3,6 +3,7 @@
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -506,6 +507,61 @@ fn a_flood_of_connections_keeps_no_peer_out() {
     one.knows(&six);
     six.knows(&one);
     six.reaches(&one, "let me through");
+}
+
+/// An inbox that lets its transport's thread wait.
+struct Gate {
+    entered: SyncSender<()>,
+    open: Mutex<Receiver<()>>,
+}
+
+impl Inbox for Gate {
+    fn deliver(&self, _: Message) -> bool {
+        let _ = self.entered.send(());
+        let _ = self.open.lock().recv();
+        true
+    }
+}
+
+/// Strangers were accepted before a hello that had arrived was read, and each closed the one that had
+/// waited longest.
+#[test]
+fn strangers_that_come_at_once_do_not_close_a_peer_that_has_said_hello() {
+    log();
+    let builder = Tcp::builder("127.0.0.1:0").handshakes_max(8);
+    let tcp = builder
+        .handshake_timeout(Duration::from_secs(3600))
+        .bind()
+        .unwrap();
+    let (entered, is_in) = sync_channel(1);
+    let (go_on, open) = sync_channel(1);
+    let gate = Gate {
+        entered,
+        open: Mutex::new(open),
+    };
+    tcp.start(local(261), Arc::new(gate)).unwrap();
+    let dial = || {
+        let socket = TcpStream::connect(tcp.local_addr()).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        socket
+    };
+    let mut peer = dial();
+    // It is accepted: the next one is, after it.
+    let mut other = dial();
+    other
+        .write_all(&hello((1, 1), CLUSTER, 262, 261, 0, ""))
+        .unwrap();
+    assert_eq!(answer(&mut other).0, 0);
+    other
+        .write_all(&message(262, 261, "wait").encode())
+        .unwrap();
+    is_in.recv_timeout(PATIENCE).unwrap();
+    peer.write_all(&hello((1, 1), CLUSTER, 263, 261, 0, ""))
+        .unwrap();
+    let flood: Vec<TcpStream> = (0..8).map(|_| dial()).collect();
+    go_on.send(()).unwrap();
+    assert_eq!(answer(&mut peer).0, 0);
+    drop(flood);
 }
 
 // ---- Queues and lanes ---------------------------------------------------------------------------

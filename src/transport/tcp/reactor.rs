@@ -205,9 +205,6 @@ impl Reactor {
             self.spread_addresses();
         }
         self.take_resolved();
-        if self.accepts || self.accepts_again_at.is_some_and(|at| at <= self.now) {
-            self.accept();
-        }
         let mut listed = std::mem::take(&mut self.listed);
         for lane in [Lane::Urgent, Lane::Bulk] {
             for &key in &listed {
@@ -228,6 +225,11 @@ impl Reactor {
         if self.listed.is_empty() {
             listed.clear();
             self.listed = listed;
+        }
+        // After those that have said something: a stranger whose hello is here is none any more, and is
+        // not closed for the sake of those that come now.
+        if self.accepts || self.accepts_again_at.is_some_and(|at| at <= self.now) {
+            self.accept();
         }
         self.redial();
         if self.next_scan <= self.now {
