@@ -146,6 +146,7 @@ impl Reactor {
             if work.closing {
                 break;
             }
+            self.local.cluster = work.cluster;
             self.turn(&work);
         }
         for (_, mut connection) in std::mem::take(&mut self.connections) {
@@ -310,6 +311,7 @@ impl Reactor {
         let (local, inbox, shared) = (self.local, &self.inbox, &self.shared);
         let connection = &mut self.connections[key];
         let mut owed = 0;
+        let is_member = &mut connection.is_member;
         let take = |frame| {
             match frame {
                 Frame::Message(message) => {
@@ -320,6 +322,7 @@ impl Reactor {
                             message.to()
                         ));
                     }
+                    *is_member |= local.is_of(message.cluster());
                     // Lost where the node has no room for it: nobody waits for it here.
                     inbox.deliver(message.with_lane(lane));
                 }

@@ -12,9 +12,9 @@ use parking_lot::Mutex;
 use super::Link;
 use super::address_book::{AddressBook, Teller};
 use super::send_queue::{Bounds, SendQueue};
-use crate::NodeId;
 use crate::observe::TransportMeters;
 use crate::transport::{Lane, Local, Message};
+use crate::{ClusterId, NodeId};
 
 /// How much is kept for a peer that there is no connection to.
 const OFFLINE: Bounds = Bounds {
@@ -30,7 +30,7 @@ pub(super) struct Shared {
 
 #[derive(Default)]
 struct State {
-    /// Whom messages are sent for, while they are.
+    /// Whom messages are sent for, while they are. Its cluster is that of what it sends.
     local: Option<Local>,
     closing: bool,
     /// Whether the thread waits for events and must be woken.
@@ -56,6 +56,8 @@ pub(super) struct Work {
     pub ready: Vec<Link>,
     /// Nodes whose address has changed.
     pub moved: Vec<NodeId>,
+    /// The cluster that the node belongs to, as far as it is known.
+    pub cluster: ClusterId,
     /// The transport stops.
     pub closing: bool,
 }
@@ -96,7 +98,14 @@ impl Shared {
         let link = (message.to(), message.lane());
         let mut guard = self.state.lock();
         let state = &mut *guard;
-        if state.local.is_none() || !state.book.knows(link.0) {
+        let Some(local) = &mut state.local else {
+            return;
+        };
+        // A node that has joined speaks for its cluster, and its transport says so from then on.
+        if local.cluster == ClusterId(0) {
+            local.cluster = message.cluster();
+        }
+        if !state.book.knows(link.0) {
             return;
         }
         let outgoing = state.queues.entry(link).or_default();
@@ -184,6 +193,7 @@ impl Shared {
         work.moved.clear();
         std::mem::swap(work, &mut state.work);
         work.closing = state.closing;
+        work.cluster = state.local.map_or(ClusterId(0), |local| local.cluster);
         for link in &work.ready {
             if let Some(outgoing) = state.queues.get_mut(link) {
                 outgoing.listed = false;

@@ -234,8 +234,12 @@ impl Reactor {
             );
             return Err(Closing::Refused(reason));
         }
+        if let Some(reason) = self.is_twin(other) {
+            return Err(Closing::Refused(reason));
+        }
         let connection = &mut self.connections[key];
         connection.role = Role::To(link);
+        connection.is_member = own.is_of(other.cluster);
         connection.tells_addresses = link.1 == Lane::Urgent;
         connection.used_at = self.now;
         tracing::info!(target: TARGET, node = %self.local.node, peer = %link.0, address = %connection.address, lane = ?link.1, "connected to a peer");
