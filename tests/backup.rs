@@ -4,11 +4,14 @@ mod support;
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use quorate::recovery::{Backup, BackupError, Contents, RecoveryError, restore};
-use quorate::storage::{Memory, Storage};
+use quorate::recovery::{
+    Backup, BackupError, Confirmation, Contents, RecoveryError, force_single_voter, restore,
+};
+use quorate::storage::{Log, LogOptions, Memory, Sled, SledOptions, Storage, StorageError};
 use quorate::{CreateMode, Error, Node, Role, Session, Version};
 use support::{Cluster, Within, eventually, node_id};
 
@@ -234,4 +237,88 @@ fn a_node_that_has_nothing_yet_or_no_more_gives_no_backup() {
         matches!(error, BackupError::Node(Error::Stopped { .. })),
         "{error}"
     );
+}
+
+#[test]
+fn a_storage_that_a_cluster_lives_on_is_not_restored_into() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("log");
+    let open = || Log::open(&path, LogOptions::default());
+    let in_memory = Memory::new();
+    let nodes = [
+        Node::builder(1).storage(in_memory.clone()).start().unwrap(),
+        Node::builder(1).storage(open().unwrap()).start().unwrap(),
+    ];
+    let (bytes, _) = backup_of(&nodes[0]);
+    // While it runs it can't be opened; where it can be, and when it has stopped, it isn't empty.
+    let error = open().unwrap_err();
+    assert!(matches!(error, StorageError::Locked { .. }), "{error}");
+    let refuse = |storage: &dyn Storage| {
+        let before = storage.recover().unwrap().identity;
+        let error = restore(&bytes[..], storage, node_id(1)).unwrap_err();
+        assert!(
+            matches!(error, BackupError::Recovery(RecoveryError::NotEmpty { .. })),
+            "{error}"
+        );
+        assert_eq!(storage.recover().unwrap().identity, before);
+    };
+    refuse(&in_memory);
+    for node in &nodes {
+        node.session().open().within().unwrap();
+        node.shutdown();
+    }
+    refuse(&in_memory);
+    refuse(&open().unwrap());
+}
+
+#[test]
+fn a_damaged_snapshot_is_called_corrupt_by_its_name() {
+    let directory = tempfile::tempdir().unwrap();
+    let restored = |name: &str| {
+        let cluster = Cluster::new(1);
+        fill(&cluster.session(1));
+        let (bytes, _) = backup_of(cluster.node(1));
+        let path = directory.path().join(name);
+        let storage: Box<dyn Storage> = match name {
+            "log" => Box::new(Log::open(&path, LogOptions::default()).unwrap()),
+            _ => Box::new(Sled::open(&path, SledOptions::default()).unwrap()),
+        };
+        restore(&bytes[..], &storage, node_id(1)).unwrap();
+        (path, storage)
+    };
+    for name in ["log", "sled"] {
+        let (path, storage) = restored(name);
+        let file = snapshot_file(&path);
+        let mut content = std::fs::read(&file).unwrap();
+        let middle = content.len() / 2;
+        content[middle] ^= 1;
+        std::fs::write(&file, content).unwrap();
+
+        let named = |error: RecoveryError| match error {
+            RecoveryError::Storage(StorageError::Corrupt { path, .. }) => {
+                assert_eq!(path, file.display().to_string());
+            }
+            other => panic!("{name}: {other}"),
+        };
+        let identity = storage.recover().unwrap().identity.unwrap();
+        named(Contents::of_storage(&storage).unwrap_err());
+        let confirmation = Confirmation::typed(identity.cluster.to_string());
+        let into = Memory::new();
+        named(force_single_voter(&storage, &into, &confirmation).unwrap_err());
+        assert_eq!(into.recover().unwrap().identity, None);
+        // No node starts on it that could be asked for a backup.
+        let error = Node::builder(1).reopen().storage(storage).start();
+        let error = error.unwrap_err().to_string();
+        assert!(error.contains(&file.display().to_string()), "{error}");
+    }
+}
+
+/// The one snapshot of a store on disk.
+fn snapshot_file(store: &Path) -> PathBuf {
+    let entries = std::fs::read_dir(store.join("snapshots")).unwrap();
+    let files: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
+    let [file] = &files[..] else {
+        panic!("{files:?}");
+    };
+    file.clone()
 }
