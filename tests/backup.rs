@@ -8,12 +8,13 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use quorate::recipes::{FencingToken, Lock};
 use quorate::recovery::{
     Backup, BackupError, Confirmation, Contents, RecoveryError, force_single_voter, restore,
 };
 use quorate::storage::{Log, LogOptions, Memory, Sled, SledOptions, Storage, StorageError};
 use quorate::{CreateMode, Error, Node, Role, Session, Version};
-use support::{Cluster, Within, eventually, node_id};
+use support::{Cluster, PATIENCE, Within, eventually, node_id};
 
 type Znodes = BTreeMap<String, (Vec<u8>, quorate::Stat)>;
 
@@ -96,6 +97,38 @@ fn a_session_of_a_backup_can_be_attached_in_the_new_cluster() {
         .unwrap();
     assert_eq!(attached.id(), session.id());
     assert!(attached.exists("/e").within().unwrap().is_some());
+}
+
+/// A restored cluster issued the zxids after the backup's once more, and so the tokens of locks.
+#[test]
+fn no_fencing_token_is_handed_out_again_after_a_backup() {
+    let cluster = Cluster::new(1);
+    let session = cluster.session(1);
+    let mut tokens = vec![token(&session)];
+    let (first, _) = backup_of(cluster.node(1));
+    tokens.extend((0..20).map(|_| token(&session)));
+    // Restored; restored once more, when the first is given up; and from backups of what was restored.
+    let mut latest = first.clone();
+    for round in 0..4 {
+        let storage = Memory::new();
+        let from = if round < 2 { &first } else { &latest };
+        restore(&from[..], &storage, node_id(1)).unwrap();
+        let node = Node::builder(1).reopen().storage(storage).start().unwrap();
+        let session = node.session().open().within().unwrap();
+        tokens.push(token(&session));
+        latest = backup_of(&node).0;
+        tokens.extend((0..20).map(|_| token(&session)));
+        assert!(tokens.is_sorted_by(|a, b| a < b), "{round}: {tokens:?}");
+        node.shutdown();
+    }
+}
+
+fn token(session: &Session) -> FencingToken {
+    let lock = Lock::new(session, "/lock");
+    let guard = lock.acquire().wait_timeout(PATIENCE).unwrap();
+    let token = guard.fencing_token();
+    guard.release().wait_timeout(PATIENCE).unwrap();
+    token
 }
 
 /// Lets a test do something between two writes.
