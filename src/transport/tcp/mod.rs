@@ -31,6 +31,7 @@ use parking_lot::Mutex;
 
 use self::address_book::Teller;
 use self::reactor::Reactor;
+use self::resolver::LookUp;
 use self::send_queue::Bounds;
 use self::shared::Shared;
 use super::{Inbox, Lane, Local, MESSAGE_BYTES_MAX, Message, Transport, TransportError};
@@ -101,6 +102,7 @@ struct Options {
     idle_timeout: Duration,
     reconnect_min: Duration,
     reconnect_max: Duration,
+    look_up: LookUp,
     #[cfg(feature = "tls")]
     tls: Option<TlsConfig>,
 }
@@ -268,6 +270,7 @@ impl Tcp {
                 idle_timeout: Duration::from_secs(15),
                 reconnect_min: Duration::from_millis(20),
                 reconnect_max: Duration::from_secs(1),
+                look_up: resolver::ask_system,
                 #[cfg(feature = "tls")]
                 tls: None,
             },

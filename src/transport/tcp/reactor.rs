@@ -53,7 +53,7 @@ pub(super) struct Reactor {
     outbound: BTreeMap<Link, Outbound>,
     /// The connections of peers that have introduced themselves.
     inbound: BTreeMap<Link, usize>,
-    resolver: Option<Resolver>,
+    resolver: Resolver,
     /// Connections with something to do that no event will tell of.
     listed: Vec<usize>,
     buffer: Vec<u8>,
@@ -98,6 +98,7 @@ impl Reactor {
         let registry = parts.poll.registry();
         registry.register(&mut listener, LISTENER, Interest::READABLE)?;
         let now = Instant::now();
+        let resolver = Resolver::new(parts.options.look_up, shared.waker());
         Ok(Reactor {
             options: parts.options,
             shared,
@@ -110,7 +111,7 @@ impl Reactor {
             connections: Slab::new(),
             outbound: BTreeMap::new(),
             inbound: BTreeMap::new(),
-            resolver: None,
+            resolver,
             listed: Vec::new(),
             buffer: vec![0; READ_BYTES],
             messages: Vec::new(),
