@@ -812,6 +812,46 @@ fn a_new_node_becomes_known_to_those_that_it_was_not_told_of() {
     two.reaches(&three, "and you");
 }
 
+/// A list of addresses as it is documented.
+fn addresses(nodes: std::ops::Range<u64>, at: &str) -> Vec<u8> {
+    let mut entries = Vec::new();
+    for node in nodes {
+        entries.extend(node.to_be_bytes());
+        entries.push(at.len() as u8);
+        entries.extend(at.bytes());
+    }
+    let mut bytes = b"QRTA".to_vec();
+    bytes.extend((entries.len() as u32).to_be_bytes());
+    bytes.extend(crc32fast::hash(&entries).to_be_bytes());
+    bytes.extend(entries);
+    bytes
+}
+
+/// One list of addresses filled the book of every node that it came to, and a new member's own word was
+/// not taken any more.
+#[test]
+fn a_flood_of_addresses_keeps_no_new_node_out_and_goes_no_further() {
+    let (one, two) = (start(481), start(482));
+    one.knows(&two);
+    one.reaches(&two, "first");
+    let mut liar = one.introduced(483, 0);
+    liar.write_all(&addresses(10_000..13_000, "127.0.0.1:1"))
+        .unwrap();
+    becomes("the last of them is taken in", || {
+        one.tcp.peers().address(12_999).is_some()
+    });
+    assert_eq!(one.tcp.peers().all().len(), 1 + 1024);
+    let three = start(484);
+    three.knows(&one);
+    three.reaches(&one, "it is me");
+    one.reaches(&three, "so I see");
+    becomes("the second node hears of it", || {
+        two.tcp.peers().address(484).is_some()
+    });
+    let known: Vec<NodeId> = two.tcp.peers().all().iter().map(|(id, _)| *id).collect();
+    assert_eq!(known, [node(481), node(484)]);
+}
+
 #[test]
 fn a_peer_that_moves_is_reached_where_it_is_now() {
     let (one, two) = (start(421), start(422));

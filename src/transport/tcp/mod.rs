@@ -29,7 +29,6 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use self::address_book::Teller;
 use self::reactor::Reactor;
 use self::resolver::LookUp;
 use self::send_queue::Bounds;
@@ -57,8 +56,10 @@ type Link = (NodeId, Lane);
 ///
 /// **Addresses.** A peer's address is `host:port`; the name is looked up at every dial. The host says
 /// where the first peers are and can change its mind at any time ([`Tcp::peers`]). A node also tells
-/// those that it dials where it listens and whom it knows, so that a new member has to be told of one
-/// other, and the others needn't be told of it. What the host says is never overridden by that.
+/// those that it dials where it listens and whom it knows at first hand, so that a new member has to be told
+/// of one other, and the others needn't be told of it. What the host says is never overridden by that. Of
+/// nodes that have said themselves where they are, and of those that others have told of, 1,024 each are
+/// remembered, the latest and those that are connected.
 ///
 /// **Queues.** For each peer and lane so many messages and so many bytes are kept
 /// ([`TcpBuilder::queue_max`]). Where that is full the oldest urgent message makes room; bulk messages
@@ -220,7 +221,7 @@ impl TcpBuilder {
         let shared = Arc::new(Shared::new(waker, self.bounds));
         for (node, address) in &self.peers {
             let node = NodeId::new(*node).ok_or_else(|| failed("0 is no node's id".to_owned()))?;
-            shared.learn(node, address, Teller::Host);
+            shared.name(node, address);
         }
         let mut options = self.options;
         options.advertised = self.advertised.unwrap_or_else(|| {
@@ -325,7 +326,7 @@ impl Transport for Tcp {
     }
 
     fn set_address(&self, node: NodeId, address: &str) {
-        self.shared.learn(node, address, Teller::Host);
+        self.shared.name(node, address);
     }
 
     fn stop(&self) {
@@ -356,7 +357,7 @@ impl Peers {
     /// Node 0 is nobody: nothing happens.
     pub fn set(&self, node: u64, address: impl AsRef<str>) {
         if let Some(node) = NodeId::new(node) {
-            self.shared.learn(node, address.as_ref(), Teller::Host);
+            self.shared.name(node, address.as_ref());
         }
     }
 

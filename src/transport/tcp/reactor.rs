@@ -22,6 +22,7 @@ use super::frame::{self, BEAT, Frame};
 use super::resolver::Resolver;
 use super::shared::{Shared, Work};
 use super::{Link, Options, Parts, TARGET};
+use crate::NodeId;
 use crate::transport::{Inbox, Lane, Local, Message};
 
 pub(super) const WAKER: Token = Token(0);
@@ -203,7 +204,7 @@ impl Reactor {
         for node in &work.moved {
             self.follow_move(*node);
         }
-        if !work.moved.is_empty() {
+        if work.tells_addresses {
             self.spread_addresses();
         }
         self.take_resolved();
@@ -313,6 +314,7 @@ impl Reactor {
         let connection = &mut self.connections[key];
         let mut owed = 0;
         let is_member = &mut connection.is_member;
+        let is_connected = |node| has_dialled(&self.inbound, node);
         let take = |frame| {
             match frame {
                 Frame::Message(message) => {
@@ -330,7 +332,7 @@ impl Reactor {
                 Frame::Beat => owed += BEAT.len(),
                 Frame::Addresses(addresses) => {
                     for (node, address) in addresses {
-                        shared.learn(node, &address, Teller::Peer);
+                        shared.learn(node, &address, Teller::Peer, is_connected);
                     }
                 }
             }
@@ -376,7 +378,7 @@ impl Reactor {
             return;
         };
         if std::mem::take(&mut connection.tells_addresses) {
-            let addresses = frame::encode_addresses(&self.shared.addresses());
+            let addresses = frame::encode_addresses(&self.shared.first_hand());
             connection.out().extend_from_slice(&addresses);
         }
         let dropped = self
@@ -491,6 +493,12 @@ impl Reactor {
         self.random ^= self.random << 17;
         self.random
     }
+}
+
+fn has_dialled(inbound: &BTreeMap<Link, usize>, node: NodeId) -> bool {
+    [Lane::Urgent, Lane::Bulk]
+        .iter()
+        .any(|lane| inbound.contains_key(&(node, *lane)))
 }
 
 fn lane_of(role: Role) -> Lane {

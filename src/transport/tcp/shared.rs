@@ -10,7 +10,7 @@ use mio::Waker;
 use parking_lot::Mutex;
 
 use super::Link;
-use super::address_book::{AddressBook, Teller};
+use super::address_book::{AddressBook, Learned, Teller};
 use super::send_queue::{Bounds, SendQueue};
 use crate::observe::TransportMeters;
 use crate::transport::{Lane, Local, Message};
@@ -56,6 +56,8 @@ pub(super) struct Work {
     pub ready: Vec<Link>,
     /// Nodes whose address has changed.
     pub moved: Vec<NodeId>,
+    /// Whether one of those is such that the peers are told of it.
+    pub tells_addresses: bool,
     /// The cluster that the node belongs to, as far as it is known.
     pub cluster: ClusterId,
     /// The transport stops.
@@ -125,24 +127,41 @@ impl Shared {
         self.wake(asleep);
     }
 
-    pub(super) fn learn(&self, node: NodeId, address: &str, told_by: Teller) -> bool {
+    /// The host says where a node is.
+    pub(super) fn name(&self, node: NodeId, address: &str) {
+        self.learn(node, address, Teller::Host, |_| false);
+    }
+
+    /// Somebody says where a node is. Those that are connected, to this node or by it, keep their place.
+    pub(super) fn learn(
+        &self,
+        node: NodeId,
+        address: &str,
+        told_by: Teller,
+        is_connected: impl Fn(NodeId) -> bool,
+    ) {
         self.change(|state| {
-            let own = state.local.is_some_and(|local| local.node == node);
-            let changed = !own && state.book.learn(node, address, told_by);
-            if changed {
-                state.work.moved.push(node);
+            if state.local.is_some_and(|local| local.node == node) {
+                return;
             }
-            changed
-        })
+            let queues = &state.queues;
+            let in_use = |node| is_connected(node) || is_online(queues, node);
+            let learned = state.book.learn(node, address, told_by, in_use);
+            if learned == Learned::Nothing {
+                return;
+            }
+            state.work.moved.push(node);
+            state.work.tells_addresses |= told_by != Teller::Peer;
+            if let Learned::InsteadOf(forgotten) = learned {
+                state.drop_queues(forgotten);
+            }
+        });
     }
 
     pub(super) fn forget(&self, node: NodeId) {
         self.change(|state| {
             if state.book.remove(node) {
-                for lane in [Lane::Urgent, Lane::Bulk] {
-                    state.queues.remove(&(node, lane));
-                }
-                state.work.moved.push(node);
+                state.drop_queues(node);
             }
         });
     }
@@ -157,6 +176,11 @@ impl Shared {
 
     pub(super) fn addresses(&self) -> Vec<(NodeId, String)> {
         self.state.lock().book.all()
+    }
+
+    /// What the peers are told.
+    pub(super) fn first_hand(&self) -> Vec<(NodeId, String)> {
+        self.state.lock().book.first_hand()
     }
 
     fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
@@ -191,6 +215,7 @@ impl Shared {
         state.asleep = false;
         work.ready.clear();
         work.moved.clear();
+        work.tells_addresses = false;
         std::mem::swap(work, &mut state.work);
         work.closing = state.closing;
         work.cluster = state.local.map_or(ClusterId(0), |local| local.cluster);
@@ -230,6 +255,22 @@ impl Shared {
             state.meters.dropped[link.1 as usize].increment(dropped);
         }
     }
+}
+
+impl State {
+    /// Nobody knows any more where `node` is.
+    fn drop_queues(&mut self, node: NodeId) {
+        for lane in [Lane::Urgent, Lane::Bulk] {
+            self.queues.remove(&(node, lane));
+        }
+        self.work.moved.push(node);
+    }
+}
+
+fn is_online(queues: &BTreeMap<Link, Outgoing>, node: NodeId) -> bool {
+    let lanes = [Lane::Urgent, Lane::Bulk];
+    let mut queues = lanes.iter().filter_map(|lane| queues.get(&(node, *lane)));
+    queues.any(|outgoing| outgoing.online)
 }
 
 impl Work {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use mio::Token;
 use mio::net::TcpStream;
 
-use super::{Closing, FIRST, Reactor, Served};
+use super::{Closing, FIRST, Reactor, Served, has_dialled};
 use crate::ClusterId;
 use crate::transport::Local;
 use crate::transport::tcp::TARGET;
@@ -219,7 +219,9 @@ impl Reactor {
                 .unwrap_or_default(),
             None => hello.address.clone(),
         };
-        self.shared.learn(peer, &advertised, Teller::Itself);
+        let is_connected = |node| has_dialled(&self.inbound, node);
+        self.shared
+            .learn(peer, &advertised, Teller::Itself, is_connected);
         self.dial_at_once(peer);
     }
 }
