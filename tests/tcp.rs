@@ -643,7 +643,7 @@ fn strangers_that_come_at_once_do_not_close_a_peer_that_has_said_hello() {
         entered,
         open: Mutex::new(open),
     };
-    tcp.start(local(261), Arc::new(gate)).unwrap();
+    tcp.start(local(271), Arc::new(gate)).unwrap();
     let dial = || {
         let socket = TcpStream::connect(tcp.local_addr()).unwrap();
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -653,14 +653,14 @@ fn strangers_that_come_at_once_do_not_close_a_peer_that_has_said_hello() {
     // It is accepted: the next one is, after it.
     let mut other = dial();
     other
-        .write_all(&hello((1, 1), CLUSTER, 262, 261, 0, ""))
+        .write_all(&hello((1, 1), CLUSTER, 272, 271, 0, ""))
         .unwrap();
     assert_eq!(answer(&mut other).0, 0);
     other
-        .write_all(&message(262, 261, "wait").encode())
+        .write_all(&message(272, 271, "wait").encode())
         .unwrap();
     is_in.recv_timeout(PATIENCE).unwrap();
-    peer.write_all(&hello((1, 1), CLUSTER, 263, 261, 0, ""))
+    peer.write_all(&hello((1, 1), CLUSTER, 273, 271, 0, ""))
         .unwrap();
     let flood: Vec<TcpStream> = (0..8).map(|_| dial()).collect();
     go_on.send(()).unwrap();

@@ -49,7 +49,8 @@ type Link = (NodeId, Lane);
 ///
 /// Each node listens at one address and dials its peers when it has something to say to them. A peer
 /// that is of another cluster, isn't the node that was dialled, or speaks another version of the
-/// protocol is refused, with a line in the log of both (`tracing`, target `quorate::transport`).
+/// protocol is refused, with a line in the log of both (`tracing`, target `quorate::transport`); so is one
+/// that joins under the id of a member that is connected.
 ///
 /// Without TLS everybody who can reach the port can pass for a node of the cluster; see
 /// `TlsConfig` (feature `tls`).
