@@ -4,13 +4,17 @@ mod support;
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use quorate::recovery::{Backup, BackupError, Contents, RecoveryError, restore};
-use quorate::storage::{Memory, Storage};
+use quorate::recipes::{FencingToken, Lock};
+use quorate::recovery::{
+    Backup, BackupError, Confirmation, Contents, RecoveryError, force_single_voter, restore,
+};
+use quorate::storage::{Log, LogOptions, Memory, Sled, SledOptions, Storage, StorageError};
 use quorate::{CreateMode, Error, Node, Role, Session, Version};
-use support::{Cluster, Within, eventually, node_id};
+use support::{Cluster, PATIENCE, Within, eventually, node_id};
 
 type Znodes = BTreeMap<String, (Vec<u8>, quorate::Stat)>;
 
@@ -93,6 +97,38 @@ fn a_session_of_a_backup_can_be_attached_in_the_new_cluster() {
         .unwrap();
     assert_eq!(attached.id(), session.id());
     assert!(attached.exists("/e").within().unwrap().is_some());
+}
+
+/// A restored cluster issued the zxids after the backup's once more, and so the tokens of locks.
+#[test]
+fn no_fencing_token_is_handed_out_again_after_a_backup() {
+    let cluster = Cluster::new(1);
+    let session = cluster.session(1);
+    let mut tokens = vec![token(&session)];
+    let (first, _) = backup_of(cluster.node(1));
+    tokens.extend((0..20).map(|_| token(&session)));
+    // Restored; restored once more, when the first is given up; and from backups of what was restored.
+    let mut latest = first.clone();
+    for round in 0..4 {
+        let storage = Memory::new();
+        let from = if round < 2 { &first } else { &latest };
+        restore(&from[..], &storage, node_id(1)).unwrap();
+        let node = Node::builder(1).reopen().storage(storage).start().unwrap();
+        let session = node.session().open().within().unwrap();
+        tokens.push(token(&session));
+        latest = backup_of(&node).0;
+        tokens.extend((0..20).map(|_| token(&session)));
+        assert!(tokens.is_sorted_by(|a, b| a < b), "{round}: {tokens:?}");
+        node.shutdown();
+    }
+}
+
+fn token(session: &Session) -> FencingToken {
+    let lock = Lock::new(session, "/lock");
+    let guard = lock.acquire().wait_timeout(PATIENCE).unwrap();
+    let token = guard.fencing_token();
+    guard.release().wait_timeout(PATIENCE).unwrap();
+    token
 }
 
 /// Lets a test do something between two writes.
@@ -234,4 +270,88 @@ fn a_node_that_has_nothing_yet_or_no_more_gives_no_backup() {
         matches!(error, BackupError::Node(Error::Stopped { .. })),
         "{error}"
     );
+}
+
+#[test]
+fn a_storage_that_a_cluster_lives_on_is_not_restored_into() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("log");
+    let open = || Log::open(&path, LogOptions::default());
+    let in_memory = Memory::new();
+    let nodes = [
+        Node::builder(1).storage(in_memory.clone()).start().unwrap(),
+        Node::builder(1).storage(open().unwrap()).start().unwrap(),
+    ];
+    let (bytes, _) = backup_of(&nodes[0]);
+    // While it runs it can't be opened; where it can be, and when it has stopped, it isn't empty.
+    let error = open().unwrap_err();
+    assert!(matches!(error, StorageError::Locked { .. }), "{error}");
+    let refuse = |storage: &dyn Storage| {
+        let before = storage.recover().unwrap().identity;
+        let error = restore(&bytes[..], storage, node_id(1)).unwrap_err();
+        assert!(
+            matches!(error, BackupError::Recovery(RecoveryError::NotEmpty { .. })),
+            "{error}"
+        );
+        assert_eq!(storage.recover().unwrap().identity, before);
+    };
+    refuse(&in_memory);
+    for node in &nodes {
+        node.session().open().within().unwrap();
+        node.shutdown();
+    }
+    refuse(&in_memory);
+    refuse(&open().unwrap());
+}
+
+#[test]
+fn a_damaged_snapshot_is_called_corrupt_by_its_name() {
+    let directory = tempfile::tempdir().unwrap();
+    let restored = |name: &str| {
+        let cluster = Cluster::new(1);
+        fill(&cluster.session(1));
+        let (bytes, _) = backup_of(cluster.node(1));
+        let path = directory.path().join(name);
+        let storage: Box<dyn Storage> = match name {
+            "log" => Box::new(Log::open(&path, LogOptions::default()).unwrap()),
+            _ => Box::new(Sled::open(&path, SledOptions::default()).unwrap()),
+        };
+        restore(&bytes[..], &storage, node_id(1)).unwrap();
+        (path, storage)
+    };
+    for name in ["log", "sled"] {
+        let (path, storage) = restored(name);
+        let file = snapshot_file(&path);
+        let mut content = std::fs::read(&file).unwrap();
+        let middle = content.len() / 2;
+        content[middle] ^= 1;
+        std::fs::write(&file, content).unwrap();
+
+        let named = |error: RecoveryError| match error {
+            RecoveryError::Storage(StorageError::Corrupt { path, .. }) => {
+                assert_eq!(path, file.display().to_string());
+            }
+            other => panic!("{name}: {other}"),
+        };
+        let identity = storage.recover().unwrap().identity.unwrap();
+        named(Contents::of_storage(&storage).unwrap_err());
+        let confirmation = Confirmation::typed(identity.cluster.to_string());
+        let into = Memory::new();
+        named(force_single_voter(&storage, &into, &confirmation).unwrap_err());
+        assert_eq!(into.recover().unwrap().identity, None);
+        // No node starts on it that could be asked for a backup.
+        let error = Node::builder(1).reopen().storage(storage).start();
+        let error = error.unwrap_err().to_string();
+        assert!(error.contains(&file.display().to_string()), "{error}");
+    }
+}
+
+/// The one snapshot of a store on disk.
+fn snapshot_file(store: &Path) -> PathBuf {
+    let entries = std::fs::read_dir(store.join("snapshots")).unwrap();
+    let files: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
+    let [file] = &files[..] else {
+        panic!("{files:?}");
+    };
+    file.clone()
 }

@@ -6,10 +6,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use quorate::recipes::{FencingToken, Lock};
 use quorate::recovery::{Confirmation, RecoveryError, force_single_voter};
 use quorate::storage::{Log, LogOptions, Memory, Sled, SledOptions, Storage, StorageError};
 use quorate::transport::Network;
-use quorate::{CreateMode, Node, Role};
+use quorate::{CreateMode, Node, Role, Session};
 use support::{PATIENCE, Within, eventually, node_id};
 
 fn log(dir: &Path) -> Box<dyn Storage> {
@@ -95,6 +96,56 @@ fn a_survivors_disk_becomes_a_new_cluster_that_has_every_write_and_can_grow() {
     let caught_up = |status: &quorate::NodeStatus| status.zxid >= zxid;
     joined.wait_for(PATIENCE, caught_up).unwrap();
     assert_eq!(joined.status().role, Role::Learner);
+}
+
+/// The survivor lacks writes that were acknowledged: their zxids, and so the tokens of locks, were
+/// handed out a second time.
+#[test]
+fn no_fencing_token_is_handed_out_again_after_a_loss() {
+    let network = Network::new(1);
+    let disks: Vec<Memory> = (0..3).map(|_| Memory::new()).collect();
+    let mut nodes: Vec<Node> = (1..=3)
+        .map(|id| start(&network, id, Arc::new(disks[id as usize - 1].clone())))
+        .collect();
+    let session = nodes[1].session().open().within().unwrap();
+    let mut tokens = vec![token(&session)];
+    let written = nodes[1].status().zxid;
+    eventually("the survivor has it all", || {
+        nodes[2].status().zxid >= written
+    });
+    let cluster = nodes[2].cluster().to_string();
+    nodes.pop().unwrap().shutdown();
+    tokens.extend((0..20).map(|_| token(&session)));
+    nodes.iter().for_each(Node::shutdown);
+
+    // What was recovered is lost in its turn.
+    let (mut survivor, mut cluster) = (disks[2].clone(), cluster);
+    for _ in 0..2 {
+        let into = Memory::new();
+        let confirmation = Confirmation::typed(&cluster);
+        let recovery = force_single_voter(&survivor, &into, &confirmation).unwrap();
+        let node = Node::builder(3)
+            .reopen()
+            .storage(into.clone())
+            .start()
+            .unwrap();
+        let session = node.session().open().within().unwrap();
+        for _ in 0..3 {
+            tokens.push(token(&session));
+            assert!(tokens.is_sorted_by(|a, b| a < b), "{tokens:?}");
+        }
+        assert!(tokens.last().unwrap().as_u64() - recovery.zxid.0 > 1 << 30);
+        (survivor, cluster) = (into, recovery.cluster.to_string());
+        node.shutdown();
+    }
+}
+
+fn token(session: &Session) -> FencingToken {
+    let lock = Lock::new(session, "/lock");
+    let guard = lock.acquire().wait_timeout(PATIENCE).unwrap();
+    let token = guard.fencing_token();
+    guard.release().wait_timeout(PATIENCE).unwrap();
+    token
 }
 
 #[test]

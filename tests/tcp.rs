@@ -3,6 +3,7 @@
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -261,6 +262,110 @@ fn a_node_that_joins_and_knows_no_cluster_is_let_in() {
     one.reaches(&two, "welcome");
 }
 
+/// Somebody starts a member's program once more, with an empty disk, while the member runs: each redial
+/// of the two displaced the other's connection and its address.
+#[test]
+fn a_node_that_knows_no_cluster_takes_no_living_members_place() {
+    let one = start(171);
+    let member = start_as(local(172), |builder| builder.peer(171, one.address()));
+    member.reaches(&one, "it is me");
+    one.reaches(&member, "so I see");
+
+    let empty = Local {
+        cluster: ClusterId(0),
+        node: node(172),
+    };
+    let twin = start_as(empty, |builder| builder.peer(171, one.address()));
+    let question = Message::new(ClusterId(0), node(172), node(171), "let me in");
+    twin.tcp.send(question.clone());
+    warned(171, &["node 172 is connected", "knows no cluster"]);
+    warned(172, &["refuses this node (Twin)", "node 172 is connected"]);
+    // Neither lane is to be had.
+    let mut bulk = one.dial();
+    bulk.write_all(&hello((1, 1), 0, 172, 171, 1, "127.0.0.1:1"))
+        .unwrap();
+    let (code, text) = answer(&mut bulk);
+    assert_eq!(code, 8, "{text}");
+    is_closed(bulk);
+    assert!(!one.witness.has(&question));
+    assert_eq!(one.tcp.peers().address(172), Some(member.address()));
+    assert_eq!(*member.witness.disconnected.lock(), []);
+    assert_eq!(*one.witness.disconnected.lock(), []);
+    member.reaches(&one, "still me");
+    one.reaches(&member, "still you");
+
+    // Where the member's connections are gone it may have lost its disk: it can ask, and is answered.
+    drop(member);
+    becomes("the question is there", || {
+        twin.tcp.send(question.clone());
+        one.witness.has(&question)
+    });
+    let reply = Message::new(ClusterId(0), node(171), node(172), "you are a member");
+    becomes("the answer is there", || {
+        one.tcp.send(reply.clone());
+        twin.witness.has(&reply)
+    });
+}
+
+/// A node that joins learns its cluster while its connections are open.
+#[test]
+fn a_node_that_has_learned_its_cluster_says_so_and_is_protected() {
+    let one = start(173);
+    let joining = Local {
+        cluster: ClusterId(0),
+        node: node(174),
+    };
+    let two = start_as(joining, |builder| builder.peer(173, one.address()));
+    let question = Message::new(ClusterId(0), node(174), node(173), "let me in");
+    becomes("the question is there", || {
+        two.tcp.send(question.clone());
+        one.witness.has(&question)
+    });
+    two.reaches(&one, "I know my cluster now");
+    let mut twin = one.dial();
+    twin.write_all(&hello((1, 1), 0, 174, 173, 0, "")).unwrap();
+    assert_eq!(answer(&mut twin).0, 8);
+    is_closed(twin);
+
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let at = two.address();
+    two.tcp
+        .peers()
+        .set(175, listener.local_addr().unwrap().to_string());
+    two.tcp.send(message(174, 175, "hello"));
+    let expected = hello((1, 1), CLUSTER, 174, 175, 0, &at);
+    let mut said = vec![0; expected.len()];
+    listener.accept().unwrap().0.read_exact(&mut said).unwrap();
+    assert_eq!(said, expected);
+}
+
+/// At a member's address somebody else answers, who knows no cluster.
+#[test]
+fn who_answers_without_a_cluster_is_not_taken_for_a_living_member() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let one = start(176);
+    let member = one.introduced(177, 0);
+    one.tcp.peers().set(177, &address);
+    let sent = message(176, 177, "for the member");
+    one.tcp.send(sent.clone());
+    let (mut first, _) = listener.accept().unwrap();
+    first.write_all(&welcome(0, 177)).unwrap();
+    warned(176, &["node 177 is connected", "peer=177"]);
+    is_closed(first);
+    // Once the member is gone nobody else can be told from it.
+    drop(member);
+    let (mut second, _) = listener.accept().unwrap();
+    second.write_all(&welcome(0, 177)).unwrap();
+    let said = hello((1, 1), CLUSTER, 176, 177, 0, &one.address()).len();
+    let addresses = 12 + 8 + 1 + address.len();
+    let mut heard = vec![0; said + addresses + sent.encode().len()];
+    becomes("the message goes out", || {
+        one.tcp.send(sent.clone());
+        second.peek(&mut heard).unwrap() > said
+    });
+}
+
 #[test]
 fn another_node_than_the_dialled_one_is_refused_and_both_say_so() {
     let one = start(121);
@@ -508,6 +613,61 @@ fn a_flood_of_connections_keeps_no_peer_out() {
     six.reaches(&one, "let me through");
 }
 
+/// An inbox that lets its transport's thread wait.
+struct Gate {
+    entered: SyncSender<()>,
+    open: Mutex<Receiver<()>>,
+}
+
+impl Inbox for Gate {
+    fn deliver(&self, _: Message) -> bool {
+        let _ = self.entered.send(());
+        let _ = self.open.lock().recv();
+        true
+    }
+}
+
+/// Strangers were accepted before a hello that had arrived was read, and each closed the one that had
+/// waited longest.
+#[test]
+fn strangers_that_come_at_once_do_not_close_a_peer_that_has_said_hello() {
+    log();
+    let builder = Tcp::builder("127.0.0.1:0").handshakes_max(8);
+    let tcp = builder
+        .handshake_timeout(Duration::from_secs(3600))
+        .bind()
+        .unwrap();
+    let (entered, is_in) = sync_channel(1);
+    let (go_on, open) = sync_channel(1);
+    let gate = Gate {
+        entered,
+        open: Mutex::new(open),
+    };
+    tcp.start(local(271), Arc::new(gate)).unwrap();
+    let dial = || {
+        let socket = TcpStream::connect(tcp.local_addr()).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        socket
+    };
+    let mut peer = dial();
+    // It is accepted: the next one is, after it.
+    let mut other = dial();
+    other
+        .write_all(&hello((1, 1), CLUSTER, 272, 271, 0, ""))
+        .unwrap();
+    assert_eq!(answer(&mut other).0, 0);
+    other
+        .write_all(&message(272, 271, "wait").encode())
+        .unwrap();
+    is_in.recv_timeout(PATIENCE).unwrap();
+    peer.write_all(&hello((1, 1), CLUSTER, 273, 271, 0, ""))
+        .unwrap();
+    let flood: Vec<TcpStream> = (0..8).map(|_| dial()).collect();
+    go_on.send(()).unwrap();
+    assert_eq!(answer(&mut peer).0, 0);
+    drop(flood);
+}
+
 // ---- Queues and lanes ---------------------------------------------------------------------------
 
 struct CountedBytes(Arc<AtomicUsize>);
@@ -650,6 +810,46 @@ fn a_new_node_becomes_known_to_those_that_it_was_not_told_of() {
     });
     three.reaches(&two, "pleased to meet you");
     two.reaches(&three, "and you");
+}
+
+/// A list of addresses as it is documented.
+fn addresses(nodes: std::ops::Range<u64>, at: &str) -> Vec<u8> {
+    let mut entries = Vec::new();
+    for node in nodes {
+        entries.extend(node.to_be_bytes());
+        entries.push(at.len() as u8);
+        entries.extend(at.bytes());
+    }
+    let mut bytes = b"QRTA".to_vec();
+    bytes.extend((entries.len() as u32).to_be_bytes());
+    bytes.extend(crc32fast::hash(&entries).to_be_bytes());
+    bytes.extend(entries);
+    bytes
+}
+
+/// One list of addresses filled the book of every node that it came to, and a new member's own word was
+/// not taken any more.
+#[test]
+fn a_flood_of_addresses_keeps_no_new_node_out_and_goes_no_further() {
+    let (one, two) = (start(481), start(482));
+    one.knows(&two);
+    one.reaches(&two, "first");
+    let mut liar = one.introduced(483, 0);
+    liar.write_all(&addresses(10_000..13_000, "127.0.0.1:1"))
+        .unwrap();
+    becomes("the last of them is taken in", || {
+        one.tcp.peers().address(12_999).is_some()
+    });
+    assert_eq!(one.tcp.peers().all().len(), 1 + 1024);
+    let three = start(484);
+    three.knows(&one);
+    three.reaches(&one, "it is me");
+    one.reaches(&three, "so I see");
+    becomes("the second node hears of it", || {
+        two.tcp.peers().address(484).is_some()
+    });
+    let known: Vec<NodeId> = two.tcp.peers().all().iter().map(|(id, _)| *id).collect();
+    assert_eq!(known, [node(481), node(484)]);
 }
 
 #[test]

@@ -28,7 +28,8 @@ const REPLIES_MAX: usize = 64;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum JoinError {
-    /// No node answered for a leader in time. Trying again is harmless.
+    /// No node answered for a leader in time. Trying again is harmless. Over TCP nobody answers either while
+    /// a member of the same id is connected: the transport refuses this one, and logs why on both sides.
     #[error("none of the nodes {peers:?} answered for a leader within {waited:?}")]
     NoAnswer {
         /// Who was asked.

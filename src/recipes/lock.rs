@@ -147,7 +147,8 @@ impl Lock {
 /// A number that every holder of a lock gets anew, greater than those of all holders before it (the
 /// fencing token of Kleppmann's *How to do distributed locking*).
 ///
-/// It is the creation zxid of the holder's znode, so it also grows over all locks of one cluster.
+/// It is the creation zxid of the holder's znode, so it also grows over all locks of one cluster, and over
+/// a cluster that is made of its backup or of a survivor (see [`crate::recovery`]).
 /// Whatever is protected remembers the greatest token that it has seen and refuses smaller ones.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FencingToken(u64);

@@ -63,7 +63,7 @@ pub struct Restored {
     pub old_cluster: ClusterId,
     /// The new cluster.
     pub cluster: ClusterId,
-    /// The last write in it.
+    /// The last write in it. The next one's zxid is greater by more than 2^30.
     pub zxid: Zxid,
 }
 
@@ -106,7 +106,12 @@ impl Node {
 ///
 /// The cluster's id is new: the old cluster may still be there. Sessions are restored with their
 /// ephemerals; those that nobody attaches again expire after their timeout, as if their nodes were gone.
-/// The archive is held in memory while it is restored.
+/// The tree is held in memory while it is restored.
+///
+/// Zxids go on behind all that the old cluster has handed out since the backup, as long as that were fewer
+/// than 2^30: so every fencing token of the new cluster is greater than those of the old one. The same holds
+/// between two clusters that are restored from one backup, the second when the first is given up, if the
+/// clock has not been set back in between.
 ///
 /// # Errors
 /// See [`BackupError`]. Nothing is written before the whole archive was checked.
@@ -115,10 +120,9 @@ pub fn restore(
     into: &dyn Storage,
     node: NodeId,
 ) -> Result<Restored, BackupError> {
-    let (header, state, bytes) = read(reader)?;
-    drop(state);
+    let (header, restored) = read(reader)?;
     let after = (header.index, header.term);
-    let cluster = begin_cluster(into, header.cluster, node, after, &bytes)?;
+    let cluster = begin_cluster(into, header.cluster, node, after, restored.into_state())?;
     Ok(Restored {
         old_cluster: header.cluster,
         cluster,
@@ -127,18 +131,16 @@ pub fn restore(
 }
 
 /// Reads and checks a whole archive.
-pub(super) fn read(reader: impl Read) -> Result<(Header, RestoredState, Vec<u8>), BackupError> {
+pub(super) fn read(reader: impl Read) -> Result<(Header, RestoredState), BackupError> {
     let (mut archive, header) = ArchiveReader::begin(reader)?;
     let mut restore = Restore::default();
-    let mut bytes = Vec::new();
     while let Some(piece) = archive.next()? {
         restore
             .feed(&piece)
             .map_err(|error| archive.damaged(&error.to_string()))?;
-        bytes.extend_from_slice(&piece);
     }
     let state = restore
         .finish()
         .map_err(|error| archive.damaged(&error.to_string()))?;
-    Ok((header, state, bytes))
+    Ok((header, state))
 }

@@ -72,7 +72,7 @@ impl Contents {
     /// # Errors
     /// See [`BackupError`].
     pub fn of_backup(reader: impl Read) -> Result<Contents, BackupError> {
-        let (header, restored, _) = backup::read(reader)?;
+        let (header, restored) = backup::read(reader)?;
         Ok(Contents {
             cluster: header.cluster,
             node: header.node,

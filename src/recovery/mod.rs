@@ -11,8 +11,8 @@
 mod archive;
 mod backup;
 mod contents;
+mod zxids;
 
-use bytes::Bytes;
 use sha1::{Digest as _, Sha1};
 
 pub use backup::{Backup, BackupError, Restored, restore};
@@ -83,6 +83,13 @@ pub enum RecoveryError {
         /// Why.
         reason: String,
     },
+    /// The state's last zxid is so high that no cluster can go on after it. No cluster comes near: the
+    /// numbers were made up.
+    #[error("no cluster can go on after zxid {zxid:?}")]
+    ZxidsUsedUp {
+        /// The last zxid.
+        zxid: Zxid,
+    },
     /// No random number is to be had.
     #[error("no random number is to be had: {reason}")]
     Random {
@@ -104,7 +111,7 @@ pub struct Recovery {
     pub cluster: ClusterId,
     /// Its only voter: the survivor's id.
     pub node: NodeId,
-    /// The last write that it has.
+    /// The last write that it has. The next one's zxid is greater by more than 2^30.
     pub zxid: Zxid,
     /// How many entries at the log's end were not known to be committed. They are taken for committed:
     /// the old cluster may have answered for them.
@@ -117,6 +124,10 @@ pub struct Recovery {
 /// Of several survivors take the one with the highest term and, among those, the longest log: writes
 /// that were acknowledged but that this one doesn't hold are lost. Sessions are kept; those that nobody
 /// attaches again expire, and their ephemerals with them. Watches belong to nodes and are gone.
+///
+/// Zxids go on behind all that the old cluster can have handed out, as long as it made fewer than 2^30
+/// writes that the survivor lacks: so fencing tokens stay valid, and no new one is smaller than one that a
+/// lost write gave away.
 ///
 /// # Errors
 /// See [`RecoveryError`]. A storage that a node uses can't be opened a second time
@@ -147,14 +158,11 @@ pub fn force_single_voter(
         });
     }
     check_empty(into)?;
-    let mut state = replay(survivor, recovered.last_index)?;
-    state.publish();
+    let state = replay(survivor, recovered.last_index)?;
     let zxid = state.zxid();
-    let frozen = state.freeze().expect("nobody else has frozen it");
-    let chunks: Vec<Bytes> = frozen.chunks().map(Bytes::from).collect();
     let node = identity.node;
     let after = (recovered.last_index, recovered.hard_state.term);
-    let cluster = begin_cluster(into, identity.cluster, node, after, &chunks.concat())?;
+    let cluster = begin_cluster(into, identity.cluster, node, after, state)?;
     Ok(Recovery {
         old_cluster: identity.cluster,
         cluster,
@@ -177,15 +185,20 @@ fn check_empty(storage: &dyn Storage) -> Result<(), RecoveryError> {
 }
 
 /// Begins another cluster with one voter, whose log goes on after that index and term: so no node that
-/// joins can take the old log and the new one for one.
+/// joins can take the old log and the new one for one. Nor can anybody take its writes for the old one's:
+/// see [`zxids`].
 fn begin_cluster(
     into: &dyn Storage,
     old: ClusterId,
     node: NodeId,
     (index, term): (u64, u64),
-    snapshot: &[u8],
+    mut state: State,
 ) -> Result<ClusterId, RecoveryError> {
     check_empty(into)?;
+    zxids::skip(&mut state)?;
+    state.publish();
+    let frozen = state.freeze().expect("nobody else has frozen it");
+    let chunks: Vec<_> = frozen.chunks().collect();
     let cluster = new_cluster_id(old)?;
     let meta = SnapshotMeta {
         index: index + 1,
@@ -195,7 +208,7 @@ fn begin_cluster(
             ..Default::default()
         },
     };
-    into.bootstrap(Identity { cluster, node }, &meta, snapshot)?;
+    into.bootstrap(Identity { cluster, node }, &meta, &chunks.concat())?;
     Ok(cluster)
 }
 

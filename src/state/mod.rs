@@ -53,7 +53,7 @@ pub(crate) use read::{ReadResult, Source};
 pub(crate) use reader::Reader;
 pub(crate) use sessions::Session;
 pub(crate) use settings::Settings;
-pub(crate) use snapshot::{Chunks, Frozen, Restore, RestoreError, RestoredState};
+pub(crate) use snapshot::{Chunks, Frozen, Restore, RestoreError, RestoredState, ZXID_MAX};
 
 use reader::{Facts, Published};
 use sessions::Sessions;
@@ -80,6 +80,13 @@ impl State {
     /// The last write applied.
     pub(crate) fn zxid(&self) -> Zxid {
         self.zxid
+    }
+
+    /// The next write is the one after `zxid`, which is not before the last one: for a state that another
+    /// cluster begins with.
+    pub(crate) fn skip_to(&mut self, zxid: Zxid) {
+        assert!(zxid >= self.zxid, "zxids never go back");
+        self.zxid = zxid;
     }
 
     /// The newest rules that a write was applied by.

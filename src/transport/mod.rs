@@ -45,10 +45,19 @@ pub enum Lane {
 /// Whom a transport works for.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Local {
-    /// The cluster that the node belongs to; 0 while it does not know yet which one it joins.
+    /// The cluster that the node belongs to; 0 while it does not know yet which one it joins. It is told
+    /// no other way than by the cluster of what it then sends.
     pub cluster: ClusterId,
     /// The node.
     pub node: NodeId,
+}
+
+impl Local {
+    /// Whether `cluster` is the node's own, and known to be.
+    #[cfg(feature = "tcp")]
+    fn is_of(&self, cluster: ClusterId) -> bool {
+        self.cluster == cluster && cluster != ClusterId(0)
+    }
 }
 
 /// Where a transport hands in what arrives.

@@ -10,7 +10,7 @@ mod outcome;
 mod restore;
 
 pub(crate) use encode::{Chunks, Frozen};
-pub(crate) use restore::{Restore, RestoreError, RestoredState};
+pub(crate) use restore::{Restore, RestoreError, RestoredState, ZXID_MAX};
 
 /// The version of the form. A reader refuses any other.
 const FORMAT: u32 = 1;

@@ -56,7 +56,7 @@ impl RestoreError {
 }
 
 /// No replica comes near it in any time; a snapshot beyond it would let the next writes overflow.
-const ZXID_MAX: u64 = 1 << 62;
+pub(crate) const ZXID_MAX: u64 = 1 << 62;
 
 type Result<T> = std::result::Result<T, RestoreError>;
 

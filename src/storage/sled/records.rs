@@ -11,6 +11,7 @@
 //! most a 64th of a segment, and begins with the length of the whole record (u32).
 //! Invariant: sequences have no gaps, and only the last record can lack parts.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -344,6 +345,8 @@ fn open_database(path: &Path, config: &::sled::Config) -> Result<::sled::Db, Sto
 /// there later changes neither the file's length nor its blocks, so that our sync needn't wait for the
 /// file system's journal. A third of an append's time was that. A segment of zeros is what sled itself
 /// makes of one that is free; it keeps one such segment, and uses those again that compaction frees.
+/// Where the disk has no room for it there is none ahead: a part of it is taken back, because sled would
+/// write that segment's rest itself when it opens, and fail.
 fn make_room_ahead(
     files: &dyn Files,
     path: &Path,
@@ -366,18 +369,25 @@ fn make_room_ahead(
         let read = data_file.read_at(&mut header, last_segment)?;
         let is_free = read > 0 && header == [0; SEGMENT_HEADER_BYTES];
         let segments = length.div_ceil(segment_bytes) + u64::from(!is_free);
-        let zeros = vec![0; ZEROS_BYTES];
-        let mut offset = length;
-        while offset < segments * segment_bytes {
-            let bytes = zeros
-                .len()
-                .min((segments * segment_bytes - offset) as usize);
-            data_file.write_at(&zeros[..bytes], offset)?;
-            offset += bytes as u64;
+        if write_zeros(data_file.as_ref(), length..segments * segment_bytes).is_err() {
+            let used = if is_free { last_segment } else { length };
+            let file = std::fs::OpenOptions::new().write(true).open(&path)?;
+            file.set_len(used)?;
         }
         data_file.sync_data()
     };
     fill().map_err(|error| io_error("make room in", &path, &error))
+}
+
+fn write_zeros(file: &dyn FileHandle, range: Range<u64>) -> std::io::Result<()> {
+    let zeros = vec![0; ZEROS_BYTES];
+    let mut offset = range.start;
+    while offset < range.end {
+        let bytes = zeros.len().min((range.end - offset) as usize);
+        file.write_at(&zeros[..bytes], offset)?;
+        offset += bytes as u64;
+    }
+    Ok(())
 }
 
 /// Removes what a kill during sled's open left: it would spoil every later open.
@@ -503,8 +513,134 @@ impl Scan<'_, '_> {
 
 #[cfg(test)]
 mod tests {
+    use std::any::Any;
+    use std::io;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
     use super::*;
     use crate::storage::system_files::SystemFiles;
+
+    /// The system's files on a disk that has so many bytes left.
+    #[derive(Debug)]
+    struct FullDisk {
+        left: Arc<AtomicU64>,
+    }
+
+    #[derive(Debug)]
+    struct FullFile {
+        file: Arc<dyn FileHandle>,
+        left: Arc<AtomicU64>,
+    }
+
+    impl FullDisk {
+        fn with(left: u64) -> FullDisk {
+            FullDisk {
+                left: Arc::new(AtomicU64::new(left)),
+            }
+        }
+    }
+
+    impl Files for FullDisk {
+        fn create_dir(&self, dir: &Path) -> io::Result<()> {
+            SystemFiles.create_dir(dir)
+        }
+
+        fn lock(&self, path: &Path) -> io::Result<Option<Box<dyn Any + Send + Sync>>> {
+            SystemFiles.lock(path)
+        }
+
+        fn create(&self, path: &Path) -> io::Result<Arc<dyn FileHandle>> {
+            SystemFiles.create(path)
+        }
+
+        fn open(&self, path: &Path) -> io::Result<Arc<dyn FileHandle>> {
+            Ok(Arc::new(FullFile {
+                file: SystemFiles.open(path)?,
+                left: Arc::clone(&self.left),
+            }))
+        }
+
+        fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+            SystemFiles.rename(from, to)
+        }
+
+        fn remove(&self, path: &Path) -> io::Result<()> {
+            SystemFiles.remove(path)
+        }
+
+        fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
+            SystemFiles.list(dir)
+        }
+
+        fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+            SystemFiles.sync_dir(dir)
+        }
+    }
+
+    impl FileHandle for FullFile {
+        fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+            self.file.read_at(buffer, offset)
+        }
+
+        fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+            let left = self.left.load(Ordering::Relaxed);
+            let written = bytes.len().min(left as usize);
+            self.left.store(left - written as u64, Ordering::Relaxed);
+            self.file.write_at(&bytes[..written], offset)?;
+            if written < bytes.len() {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            Ok(())
+        }
+
+        fn sync_data(&self) -> io::Result<()> {
+            self.file.sync_data()
+        }
+
+        fn len_bytes(&self) -> io::Result<u64> {
+            self.file.len_bytes()
+        }
+    }
+
+    /// Room ahead makes appends faster, and a node that only has to read its log needs none: on a full
+    /// disk it didn't start.
+    #[test]
+    fn a_full_disk_leaves_no_room_ahead_and_opens_all_the_same() {
+        let dir = tempfile::tempdir().unwrap();
+        let segment_bytes = SEGMENT_BYTES_MIN;
+        let options = SledOptions {
+            segment_bytes,
+            ..SledOptions::default()
+        };
+        // sled leaves out the last byte of the segment that it writes to.
+        let segments = || {
+            let data = std::fs::metadata(dir.path().join(DATA_FILE)).unwrap();
+            data.len().div_ceil(segment_bytes)
+        };
+        let value = |records: &SledRecords, number: u64| {
+            let value = records.database().get(key(number, 0)).unwrap();
+            assert_eq!(value.expect("it was written"), "value");
+        };
+        let filled = (ZEROS_BYTES + 5) as u64;
+        for (number, left) in (0..).zip([0, 1, SEGMENT_HEADER_BYTES as u64, filled]) {
+            let records = SledRecords::open(&FullDisk::with(left), dir.path(), &options).unwrap();
+            // What was written of it is taken back: sled would write the segment's rest itself.
+            assert_eq!(segments(), 1, "{left} bytes were left");
+            records
+                .write(move |database| database.insert(key(number, 0), "value").map(drop))
+                .unwrap();
+            (0..=number).for_each(|number| value(&records, number));
+        }
+        // The same after a crash in the middle of it, whether there is room by then or not.
+        for left in [0, u64::MAX] {
+            let path = dir.path().join(DATA_FILE);
+            let file = std::fs::OpenOptions::new().write(true).open(path).unwrap();
+            file.set_len(segment_bytes + filled).unwrap();
+            let records = SledRecords::open(&FullDisk::with(left), dir.path(), &options).unwrap();
+            assert_eq!(segments(), 1 + u64::from(left > 0));
+            (0..4).for_each(|number| value(&records, number));
+        }
+    }
 
     #[test]
     fn there_is_room_ahead_on_the_disk_and_opening_again_adds_none() {

@@ -32,6 +32,8 @@ pub(super) struct Connection {
     pub stream: Stream,
     pub address: SocketAddr,
     pub role: Role,
+    /// Whether the peer has named this node's cluster, which nobody knows who isn't a member.
+    pub is_member: bool,
     pub assembler: Assembler,
     /// What is being sent, and how much of it is.
     out: Vec<u8>,
@@ -59,6 +61,7 @@ impl Connection {
             stream,
             address,
             role,
+            is_member: false,
             assembler: Assembler::default(),
             out: Vec::new(),
             sent: 0,

@@ -69,12 +69,14 @@ pub(super) enum Refusal {
     Unknown,
     /// There are too many connections.
     Crowded,
+    /// The dialler knows no cluster, and a member of its id is connected.
+    Twin,
     /// One that a newer version knows.
     Other,
 }
 
 impl Refusal {
-    const ALL: [Refusal; 8] = [
+    const ALL: [Refusal; 9] = [
         Refusal::Version,
         Refusal::Cluster,
         Refusal::Receiver,
@@ -82,6 +84,7 @@ impl Refusal {
         Refusal::Certificate,
         Refusal::Unknown,
         Refusal::Crowded,
+        Refusal::Twin,
         Refusal::Other,
     ];
 

@@ -31,8 +31,8 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use self::address_book::Teller;
 use self::reactor::Reactor;
+use self::resolver::LookUp;
 use self::send_queue::Bounds;
 use self::shared::Shared;
 use super::{Inbox, Lane, Local, MESSAGE_BYTES_MAX, Message, Transport, TransportError};
@@ -51,15 +51,18 @@ type Link = (NodeId, Lane);
 ///
 /// Each node listens at one address and dials its peers when it has something to say to them. A peer
 /// that is of another cluster, isn't the node that was dialled, or speaks another version of the
-/// protocol is refused, with a line in the log of both (`tracing`, target `quorate::transport`).
+/// protocol is refused, with a line in the log of both (`tracing`, target `quorate::transport`); so is one
+/// that joins under the id of a member that is connected.
 ///
 /// Without TLS everybody who can reach the port can pass for a node of the cluster; see
 /// `TlsConfig` (feature `tls`).
 ///
 /// **Addresses.** A peer's address is `host:port`; the name is looked up at every dial. The host says
 /// where the first peers are and can change its mind at any time ([`Tcp::peers`]). A node also tells
-/// those that it dials where it listens and whom it knows, so that a new member has to be told of one
-/// other, and the others needn't be told of it. What the host says is never overridden by that.
+/// those that it dials where it listens and whom it knows at first hand, so that a new member has to be told
+/// of one other, and the others needn't be told of it. What the host says is never overridden by that. Of
+/// nodes that have said themselves where they are, and of those that others have told of, 1,024 each are
+/// remembered, the latest and those that are connected.
 ///
 /// **Queues.** For each peer and lane so many messages and so many bytes are kept
 /// ([`TcpBuilder::queue_max`]). Where that is full the oldest urgent message makes room; bulk messages
@@ -103,6 +106,7 @@ struct Options {
     idle_timeout: Duration,
     reconnect_min: Duration,
     reconnect_max: Duration,
+    look_up: LookUp,
     #[cfg(feature = "tls")]
     tls: Option<TlsConfig>,
 }
@@ -220,7 +224,7 @@ impl TcpBuilder {
         let shared = Arc::new(Shared::new(waker, self.bounds));
         for (node, address) in &self.peers {
             let node = NodeId::new(*node).ok_or_else(|| failed("0 is no node's id".to_owned()))?;
-            shared.learn(node, address, Teller::Host);
+            shared.name(node, address);
         }
         let mut options = self.options;
         options.advertised = self.advertised.unwrap_or_else(|| {
@@ -270,6 +274,7 @@ impl Tcp {
                 idle_timeout: Duration::from_secs(15),
                 reconnect_min: Duration::from_millis(20),
                 reconnect_max: Duration::from_secs(1),
+                look_up: resolver::ask_system,
                 #[cfg(feature = "tls")]
                 tls: None,
             },
@@ -324,7 +329,7 @@ impl Transport for Tcp {
     }
 
     fn set_address(&self, node: NodeId, address: &str) {
-        self.shared.learn(node, address, Teller::Host);
+        self.shared.name(node, address);
     }
 
     fn stop(&self) {
@@ -355,7 +360,7 @@ impl Peers {
     /// Node 0 is nobody: nothing happens.
     pub fn set(&self, node: u64, address: impl AsRef<str>) {
         if let Some(node) = NodeId::new(node) {
-            self.shared.learn(node, address.as_ref(), Teller::Host);
+            self.shared.name(node, address.as_ref());
         }
     }
 

@@ -22,6 +22,7 @@ use super::frame::{self, BEAT, Frame};
 use super::resolver::Resolver;
 use super::shared::{Shared, Work};
 use super::{Link, Options, Parts, TARGET};
+use crate::NodeId;
 use crate::transport::{Inbox, Lane, Local, Message};
 
 pub(super) const WAKER: Token = Token(0);
@@ -53,7 +54,7 @@ pub(super) struct Reactor {
     outbound: BTreeMap<Link, Outbound>,
     /// The connections of peers that have introduced themselves.
     inbound: BTreeMap<Link, usize>,
-    resolver: Option<Resolver>,
+    resolver: Resolver,
     /// Connections with something to do that no event will tell of.
     listed: Vec<usize>,
     buffer: Vec<u8>,
@@ -98,6 +99,7 @@ impl Reactor {
         let registry = parts.poll.registry();
         registry.register(&mut listener, LISTENER, Interest::READABLE)?;
         let now = Instant::now();
+        let resolver = Resolver::new(parts.options.look_up, shared.waker());
         Ok(Reactor {
             options: parts.options,
             shared,
@@ -110,7 +112,7 @@ impl Reactor {
             connections: Slab::new(),
             outbound: BTreeMap::new(),
             inbound: BTreeMap::new(),
-            resolver: None,
+            resolver,
             listed: Vec::new(),
             buffer: vec![0; READ_BYTES],
             messages: Vec::new(),
@@ -146,6 +148,7 @@ impl Reactor {
             if work.closing {
                 break;
             }
+            self.local.cluster = work.cluster;
             self.turn(&work);
         }
         for (_, mut connection) in std::mem::take(&mut self.connections) {
@@ -201,13 +204,10 @@ impl Reactor {
         for node in &work.moved {
             self.follow_move(*node);
         }
-        if !work.moved.is_empty() {
+        if work.tells_addresses {
             self.spread_addresses();
         }
         self.take_resolved();
-        if self.accepts || self.accepts_again_at.is_some_and(|at| at <= self.now) {
-            self.accept();
-        }
         let mut listed = std::mem::take(&mut self.listed);
         for lane in [Lane::Urgent, Lane::Bulk] {
             for &key in &listed {
@@ -228,6 +228,11 @@ impl Reactor {
         if self.listed.is_empty() {
             listed.clear();
             self.listed = listed;
+        }
+        // After those that have said something: a stranger whose hello is here is none any more, and is
+        // not closed for the sake of those that come now.
+        if self.accepts || self.accepts_again_at.is_some_and(|at| at <= self.now) {
+            self.accept();
         }
         self.redial();
         if self.next_scan <= self.now {
@@ -308,6 +313,8 @@ impl Reactor {
         let (local, inbox, shared) = (self.local, &self.inbox, &self.shared);
         let connection = &mut self.connections[key];
         let mut owed = 0;
+        let is_member = &mut connection.is_member;
+        let is_connected = |node| has_dialled(&self.inbound, node);
         let take = |frame| {
             match frame {
                 Frame::Message(message) => {
@@ -318,13 +325,14 @@ impl Reactor {
                             message.to()
                         ));
                     }
+                    *is_member |= local.is_of(message.cluster());
                     // Lost where the node has no room for it: nobody waits for it here.
                     inbox.deliver(message.with_lane(lane));
                 }
                 Frame::Beat => owed += BEAT.len(),
                 Frame::Addresses(addresses) => {
                     for (node, address) in addresses {
-                        shared.learn(node, &address, Teller::Peer);
+                        shared.learn(node, &address, Teller::Peer, is_connected);
                     }
                 }
             }
@@ -370,7 +378,7 @@ impl Reactor {
             return;
         };
         if std::mem::take(&mut connection.tells_addresses) {
-            let addresses = frame::encode_addresses(&self.shared.addresses());
+            let addresses = frame::encode_addresses(&self.shared.first_hand());
             connection.out().extend_from_slice(&addresses);
         }
         let dropped = self
@@ -485,6 +493,12 @@ impl Reactor {
         self.random ^= self.random << 17;
         self.random
     }
+}
+
+fn has_dialled(inbound: &BTreeMap<Link, usize>, node: NodeId) -> bool {
+    [Lane::Urgent, Lane::Bulk]
+        .iter()
+        .any(|lane| inbound.contains_key(&(node, *lane)))
 }
 
 fn lane_of(role: Role) -> Lane {

@@ -10,11 +10,11 @@ use mio::Waker;
 use parking_lot::Mutex;
 
 use super::Link;
-use super::address_book::{AddressBook, Teller};
+use super::address_book::{AddressBook, Learned, Teller};
 use super::send_queue::{Bounds, SendQueue};
-use crate::NodeId;
 use crate::observe::TransportMeters;
 use crate::transport::{Lane, Local, Message};
+use crate::{ClusterId, NodeId};
 
 /// How much is kept for a peer that there is no connection to.
 const OFFLINE: Bounds = Bounds {
@@ -30,7 +30,7 @@ pub(super) struct Shared {
 
 #[derive(Default)]
 struct State {
-    /// Whom messages are sent for, while they are.
+    /// Whom messages are sent for, while they are. Its cluster is that of what it sends.
     local: Option<Local>,
     closing: bool,
     /// Whether the thread waits for events and must be woken.
@@ -56,6 +56,10 @@ pub(super) struct Work {
     pub ready: Vec<Link>,
     /// Nodes whose address has changed.
     pub moved: Vec<NodeId>,
+    /// Whether one of those is such that the peers are told of it.
+    pub tells_addresses: bool,
+    /// The cluster that the node belongs to, as far as it is known.
+    pub cluster: ClusterId,
     /// The transport stops.
     pub closing: bool,
 }
@@ -96,7 +100,14 @@ impl Shared {
         let link = (message.to(), message.lane());
         let mut guard = self.state.lock();
         let state = &mut *guard;
-        if state.local.is_none() || !state.book.knows(link.0) {
+        let Some(local) = &mut state.local else {
+            return;
+        };
+        // A node that has joined speaks for its cluster, and its transport says so from then on.
+        if local.cluster == ClusterId(0) {
+            local.cluster = message.cluster();
+        }
+        if !state.book.knows(link.0) {
             return;
         }
         let outgoing = state.queues.entry(link).or_default();
@@ -116,24 +127,41 @@ impl Shared {
         self.wake(asleep);
     }
 
-    pub(super) fn learn(&self, node: NodeId, address: &str, told_by: Teller) -> bool {
+    /// The host says where a node is.
+    pub(super) fn name(&self, node: NodeId, address: &str) {
+        self.learn(node, address, Teller::Host, |_| false);
+    }
+
+    /// Somebody says where a node is. Those that are connected, to this node or by it, keep their place.
+    pub(super) fn learn(
+        &self,
+        node: NodeId,
+        address: &str,
+        told_by: Teller,
+        is_connected: impl Fn(NodeId) -> bool,
+    ) {
         self.change(|state| {
-            let own = state.local.is_some_and(|local| local.node == node);
-            let changed = !own && state.book.learn(node, address, told_by);
-            if changed {
-                state.work.moved.push(node);
+            if state.local.is_some_and(|local| local.node == node) {
+                return;
             }
-            changed
-        })
+            let queues = &state.queues;
+            let in_use = |node| is_connected(node) || is_online(queues, node);
+            let learned = state.book.learn(node, address, told_by, in_use);
+            if learned == Learned::Nothing {
+                return;
+            }
+            state.work.moved.push(node);
+            state.work.tells_addresses |= told_by != Teller::Peer;
+            if let Learned::InsteadOf(forgotten) = learned {
+                state.drop_queues(forgotten);
+            }
+        });
     }
 
     pub(super) fn forget(&self, node: NodeId) {
         self.change(|state| {
             if state.book.remove(node) {
-                for lane in [Lane::Urgent, Lane::Bulk] {
-                    state.queues.remove(&(node, lane));
-                }
-                state.work.moved.push(node);
+                state.drop_queues(node);
             }
         });
     }
@@ -148,6 +176,11 @@ impl Shared {
 
     pub(super) fn addresses(&self) -> Vec<(NodeId, String)> {
         self.state.lock().book.all()
+    }
+
+    /// What the peers are told.
+    pub(super) fn first_hand(&self) -> Vec<(NodeId, String)> {
+        self.state.lock().book.first_hand()
     }
 
     fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
@@ -182,8 +215,10 @@ impl Shared {
         state.asleep = false;
         work.ready.clear();
         work.moved.clear();
+        work.tells_addresses = false;
         std::mem::swap(work, &mut state.work);
         work.closing = state.closing;
+        work.cluster = state.local.map_or(ClusterId(0), |local| local.cluster);
         for link in &work.ready {
             if let Some(outgoing) = state.queues.get_mut(link) {
                 outgoing.listed = false;
@@ -220,6 +255,22 @@ impl Shared {
             state.meters.dropped[link.1 as usize].increment(dropped);
         }
     }
+}
+
+impl State {
+    /// Nobody knows any more where `node` is.
+    fn drop_queues(&mut self, node: NodeId) {
+        for lane in [Lane::Urgent, Lane::Bulk] {
+            self.queues.remove(&(node, lane));
+        }
+        self.work.moved.push(node);
+    }
+}
+
+fn is_online(queues: &BTreeMap<Link, Outgoing>, node: NodeId) -> bool {
+    let lanes = [Lane::Urgent, Lane::Bulk];
+    let mut queues = lanes.iter().filter_map(|lane| queues.get(&(node, *lane)));
+    queues.any(|outgoing| outgoing.online)
 }
 
 impl Work {

@@ -7,7 +7,9 @@ use std::time::Duration;
 use mio::Token;
 use mio::net::TcpStream;
 
-use super::{Closing, FIRST, Reactor, Served};
+use super::{Closing, FIRST, Reactor, Served, has_dialled};
+use crate::ClusterId;
+use crate::transport::Local;
 use crate::transport::tcp::TARGET;
 use crate::transport::tcp::address_book::Teller;
 use crate::transport::tcp::connection::{Connection, Role};
@@ -125,6 +127,9 @@ impl Reactor {
             return Err((Refusal::Sender, reason));
         }
         self.check_certificate(key, hello)?;
+        if let Some(reason) = self.is_twin(other) {
+            return Err((Refusal::Twin, reason));
+        }
         if !self.options.accepts_unknown && self.shared.address(other.node).is_none() {
             let reason = format!("node {} is not known here", other.node);
             return Err((Refusal::Unknown, reason));
@@ -137,6 +142,29 @@ impl Reactor {
             return Err((Refusal::Crowded, reason));
         }
         Ok(())
+    }
+
+    /// Says so where `peer` knows no cluster while a member of its id is connected: it is somebody else,
+    /// started with an empty disk under the member's id, and would take its place. A member that has lost
+    /// its disk has lost its connections too; it may ask, and is answered above.
+    pub(super) fn is_twin(&self, peer: Local) -> Option<String> {
+        if peer.cluster != ClusterId(0) {
+            return None;
+        }
+        let is_member = |connection: &Connection| {
+            let node = match connection.role {
+                Role::From(link) | Role::To(link) => link.0,
+                Role::Stranger | Role::Dialling(_) => return false,
+            };
+            connection.is_member && node == peer.node
+        };
+        let is_connected = self.connections.iter().any(|(_, c)| is_member(c));
+        is_connected.then(|| {
+            format!(
+                "node {} is connected, and this one of the same id knows no cluster",
+                peer.node
+            )
+        })
     }
 
     #[cfg(feature = "tls")]
@@ -176,6 +204,7 @@ impl Reactor {
         };
         let connection = &mut self.connections[key];
         connection.role = Role::From(link);
+        connection.is_member = self.local.is_of(hello.local.cluster);
         connection.out().extend_from_slice(&answer.encode());
         let address = connection.address;
         // The peer has dialled again: its former connection is dead, whether that was seen or not.
@@ -190,7 +219,9 @@ impl Reactor {
                 .unwrap_or_default(),
             None => hello.address.clone(),
         };
-        self.shared.learn(peer, &advertised, Teller::Itself);
+        let is_connected = |node| has_dialled(&self.inbound, node);
+        self.shared
+            .learn(peer, &advertised, Teller::Itself, is_connected);
         self.dial_at_once(peer);
     }
 }

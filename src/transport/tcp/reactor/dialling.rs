@@ -12,7 +12,6 @@ use crate::NodeId;
 use crate::transport::Lane;
 use crate::transport::tcp::connection::{Connection, Role};
 use crate::transport::tcp::hello::{Answer, Hello};
-use crate::transport::tcp::resolver::Resolver;
 use crate::transport::tcp::stream::Stream;
 use crate::transport::tcp::{Link, TARGET};
 
@@ -132,38 +131,36 @@ impl Reactor {
             return self.connect(link, address);
         }
         // A name is looked up at every dial: it may mean another address by now.
-        if self.resolver.is_none() {
-            self.resolver = Resolver::start(self.shared.waker()).ok();
-        }
-        match &self.resolver {
-            Some(resolver) => {
-                resolver.look_up(link, address);
-                self.set_state(link, State::Resolving);
-            }
-            None => self.pause(link, &Closing::Lost("no thread is to be had".to_owned())),
+        match self.resolver.look_up(address) {
+            Ok(()) => self.set_state(link, State::Resolving),
+            Err(error) => self.pause(link, &Closing::Lost(error.to_string())),
         }
     }
 
     pub(super) fn take_resolved(&mut self) {
-        while let Some(resolved) = self.resolver.as_ref().and_then(Resolver::next) {
-            let link = resolved.link;
-            let Some(outbound) = self.outbound.get(&link) else {
-                continue;
+        while let Some(resolved) = self.resolver.next() {
+            // A peer that has another name by now waits for that one.
+            let is_its_name = |link: &Link| {
+                let address = self.shared.address(link.0);
+                address.is_some_and(|address| address == resolved.name)
             };
-            if outbound.state != State::Resolving {
-                continue;
-            }
-            let dials = outbound.dials;
-            match resolved.found {
-                Ok(addresses) if !addresses.is_empty() => {
-                    self.connect(link, addresses[dials % addresses.len()]);
-                }
-                found => {
-                    let reason = found
-                        .err()
-                        .unwrap_or_else(|| "it has no address".to_owned());
-                    tracing::debug!(target: TARGET, node = %self.local.node, peer = %link.0, reason, "a peer's name can't be resolved");
-                    self.pause(link, &Closing::Lost(reason));
+            let waiting: Vec<(Link, usize)> = self
+                .outbound
+                .iter()
+                .filter(|(link, outbound)| outbound.state == State::Resolving && is_its_name(link))
+                .map(|(link, outbound)| (*link, outbound.dials))
+                .collect();
+            for (link, dials) in waiting {
+                match &resolved.found {
+                    Ok(addresses) if !addresses.is_empty() => {
+                        self.connect(link, addresses[dials % addresses.len()]);
+                    }
+                    found => {
+                        let reason = found.as_ref().err().cloned();
+                        let reason = reason.unwrap_or_else(|| "it has no address".to_owned());
+                        tracing::debug!(target: TARGET, node = %self.local.node, peer = %link.0, reason, "a peer's name can't be resolved");
+                        self.pause(link, &Closing::Lost(reason));
+                    }
                 }
             }
         }
@@ -234,8 +231,12 @@ impl Reactor {
             );
             return Err(Closing::Refused(reason));
         }
+        if let Some(reason) = self.is_twin(other) {
+            return Err(Closing::Refused(reason));
+        }
         let connection = &mut self.connections[key];
         connection.role = Role::To(link);
+        connection.is_member = own.is_of(other.cluster);
         connection.tells_addresses = link.1 == Lane::Urgent;
         connection.used_at = self.now;
         tracing::info!(target: TARGET, node = %self.local.node, peer = %link.0, address = %connection.address, lane = ?link.1, "connected to a peer");
