@@ -133,8 +133,10 @@ pub struct History {
     pub notes: Vec<(Moment, String)>,
     /// The tree at the beginning, by path: only what is there besides the system's znodes.
     pub initial: BTreeMap<String, FinalZnode>,
-    /// The tree at the end, by path. `None` where nobody looked.
+    /// The tree at the end, by path: all of it besides the system's znodes. `None` where nobody looked.
     pub tree: Option<BTreeMap<String, FinalZnode>>,
+    /// When that was written down.
+    pub looked: Option<Moment>,
     /// The last moment.
     pub ended: Moment,
     /// What the oracles allow.

@@ -412,10 +412,14 @@ impl Recorder {
         self.moment(|recording, _| recording.history.initial = tree);
     }
 
-    /// The tree as it is at the end, when everything was answered.
+    /// The tree as it is at the end, when everything was answered: all of it besides the system's
+    /// znodes, read after the last answer, each znode linearizably.
     pub fn tree(&self, znodes: impl IntoIterator<Item = (String, FinalZnode)>) {
         let tree = znodes.into_iter().collect();
-        self.moment(|recording, _| recording.history.tree = Some(tree));
+        self.moment(|recording, now| {
+            recording.history.tree = Some(tree);
+            recording.history.looked = Some(now);
+        });
     }
 }
 

@@ -4,7 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::guesses::Guesses;
-use super::model::{self, Expected, Model, PathId, Step};
+use super::left;
+use super::model::{self, Birth, Expected, Made, Model, PathId, Step};
 use super::path_sets::PathSets;
 use super::search::Item;
 use crate::ids::SessionId;
@@ -15,13 +16,16 @@ use crate::testing::history::{
 };
 
 /// The znodes that are always there.
-const SYSTEM_ZNODES: [&str; 4] = ["/", "/zookeeper", "/zookeeper/config", "/zookeeper/quota"];
+pub(super) const SYSTEM_ZNODES: [&str; 4] =
+    ["/", "/zookeeper", "/zookeeper/config", "/zookeeper/quota"];
 
 /// What an item stands for.
 pub(super) enum Subject {
     Call(CallId),
     End(SessionId),
     Reap(String),
+    /// A look at the tree at the end.
+    Left(String),
 }
 
 /// Items that share no znode with any others.
@@ -36,18 +40,23 @@ pub(super) struct Part {
 }
 
 /// An operation before it is known which part it belongs to.
-struct Candidate<'a> {
-    subject: Subject,
-    session: SessionId,
-    called: u64,
-    answered: u64,
-    required: bool,
-    guess: u64,
-    kind: Kind<'a>,
+pub(super) struct Candidate<'a> {
+    pub subject: Subject,
+    pub session: SessionId,
+    pub called: u64,
+    /// For what may have happened the moment from which on it can't happen any more.
+    pub answered: u64,
+    pub required: bool,
+    pub guess: u64,
+    pub kind: Kind<'a>,
 }
 
-enum Kind<'a> {
+pub(super) enum Kind<'a> {
     Call(&'a Call),
+    /// A znode as it is at the end, or none.
+    Left(&'a str, Option<&'a FinalZnode>),
+    /// The names of a znode's children at the end.
+    LeftBelow(&'a str, Vec<&'a str>),
     /// Paths where it may own ephemerals; for sequential ones without an answer the parent.
     End(Vec<&'a str>),
     Reap(&'a str),
@@ -58,6 +67,7 @@ pub(super) fn parts(history: &History) -> Vec<Part> {
     let mut candidates = calls(history);
     candidates.extend(ends(history));
     candidates.extend(reaps(history));
+    left::add(history, &mut candidates);
     // A session's writes are in the order of their calls.
     candidates.sort_by_key(|candidate| candidate.called);
 
@@ -82,6 +92,7 @@ pub(super) fn parts(history: &History) -> Vec<Part> {
 
 fn calls(history: &History) -> Vec<Candidate<'_>> {
     let guesses = Guesses::new(history);
+    let deadlines = Deadlines::new(history);
     // When the newest completed `sync` of each attachment was called, by when it was answered.
     let mut syncs: HashMap<usize, Vec<(u64, u64)>> = HashMap::new();
     for call in &history.calls {
@@ -114,7 +125,7 @@ fn calls(history: &History) -> Vec<Candidate<'_>> {
             called,
             answered: match (required, call.answered) {
                 (true, Some(answered)) => answered.order,
-                _ => u64::MAX,
+                _ => deadlines.of(call),
             },
             required,
             guess: guesses.of(call),
@@ -122,6 +133,40 @@ fn calls(history: &History) -> Vec<Candidate<'_>> {
         });
     }
     candidates
+}
+
+/// From when on the writes of an attachment can't take effect any more: their session was attached
+/// again, or is over.
+struct Deadlines(Vec<u64>);
+
+impl Deadlines {
+    fn new(history: &History) -> Deadlines {
+        let mut ends: HashMap<SessionId, u64> = HashMap::new();
+        let closed = history.calls.iter().filter_map(|call| {
+            let closed = call.op == Op::Close && call.outcome.has_happened();
+            let answered = call.answered.filter(|_| closed)?;
+            Some((history.session_of(call), answered))
+        });
+        let ended = history.session_ends.iter().map(|end| (end.session, end.at));
+        for (session, at) in closed.chain(ended) {
+            let end = ends.entry(session).or_insert(u64::MAX);
+            *end = at.order.min(*end);
+        }
+        let mut deadlines = vec![u64::MAX; history.attachments.len()];
+        let mut by_number: Vec<_> = history.attachments.iter().collect();
+        by_number.sort_by_key(|attachment| std::cmp::Reverse(attachment.number));
+        for attachment in by_number {
+            let end = ends.entry(attachment.session).or_insert(u64::MAX);
+            deadlines[attachment.id.0] = *end;
+            // Whatever was attached before this one has no say from here on.
+            *end = attachment.opened.order.min(*end);
+        }
+        Deadlines(deadlines)
+    }
+
+    fn of(&self, call: &Call) -> u64 {
+        self.0[call.attachment.0]
+    }
 }
 
 /// Whether a call had, or may have had, an effect, or has seen something of the tree.
@@ -240,15 +285,15 @@ fn reaps(history: &History) -> Vec<Candidate<'_>> {
     reaps
 }
 
-fn is_reapable(mode: CreateMode) -> bool {
+pub(super) fn is_reapable(mode: CreateMode) -> bool {
     mode == CreateMode::Container || mode.ttl_ms().is_some()
 }
 
 // ---- Which of them belong together ------------------------------------------------------------
 
-impl Candidate<'_> {
+impl<'a> Candidate<'a> {
     /// The paths that it names; of a sequential create without an answer the parent.
-    fn paths(&self) -> Vec<&str> {
+    pub(super) fn paths(&self) -> Vec<&'a str> {
         match &self.kind {
             Kind::Call(call) => {
                 let mut paths = Vec::new();
@@ -273,7 +318,7 @@ impl Candidate<'_> {
                 paths
             }
             Kind::End(paths) => paths.clone(),
-            Kind::Reap(path) => vec![path],
+            Kind::Reap(path) | Kind::Left(path, _) | Kind::LeftBelow(path, _) => vec![path],
         }
     }
 }
@@ -282,6 +327,9 @@ impl Candidate<'_> {
 fn tied(candidates: &[Candidate<'_>]) -> BTreeSet<String> {
     let mut tied = BTreeSet::new();
     for candidate in candidates {
+        if let Kind::LeftBelow(path, _) = &candidate.kind {
+            tied.insert(path.to_string());
+        }
         let Kind::Call(call) = &candidate.kind else {
             continue;
         };
@@ -334,7 +382,7 @@ fn part(candidates: Vec<Candidate<'_>>, initial: BTreeMap<&str, Option<&FinalZno
     let mut model = Model::default();
     for (path, znode) in initial {
         let Some(znode) = znode else {
-            model.insert(path, b"", (0, 0, SessionId::NONE));
+            model.insert(path, b"", (0, 0, SessionId::NONE), Birth(0));
             continue;
         };
         let stat = &znode.stat;
@@ -344,6 +392,7 @@ fn part(candidates: Vec<Candidate<'_>>, initial: BTreeMap<&str, Option<&FinalZno
             path,
             &znode.data,
             (stat.version, creates, stat.ephemeral_owner),
+            Birth(stat.czxid.0),
         );
     }
     let mut sessions: HashMap<SessionId, (usize, usize)> = HashMap::new();
@@ -360,7 +409,7 @@ fn part(candidates: Vec<Candidate<'_>>, initial: BTreeMap<&str, Option<&FinalZno
         let count = sessions.len();
         let (session, writes) = match candidate.kind {
             // The cluster's own are in no order.
-            Kind::Reap(_) => &mut (usize::MAX, 0),
+            Kind::Reap(_) | Kind::Left(..) | Kind::LeftBelow(..) => &mut (usize::MAX, 0),
             _ => sessions.entry(candidate.session).or_insert((count, 0)),
         };
         let place = *writes;
@@ -388,7 +437,7 @@ fn part(candidates: Vec<Candidate<'_>>, initial: BTreeMap<&str, Option<&FinalZno
     part
 }
 
-/// Gives each of the cluster's own deletions a session to itself.
+/// Gives each of the cluster's own deletions, and each look at the end, a session to itself.
 fn set_apart(items: &mut [Item], mut next: usize) {
     for item in items {
         if item.session == usize::MAX {
@@ -402,8 +451,21 @@ fn step_of(model: &mut Model, candidate: &Candidate<'_>) -> (Step, Expected) {
     match &candidate.kind {
         Kind::End(_) => (Step::End(candidate.session), Expected::Done),
         Kind::Reap(path) => (Step::Reap(model.path(path)), Expected::Done),
+        Kind::Left(path, None) => (Step::Get(model.path(path)), Expected::NoNode),
+        Kind::Left(path, Some(znode)) => {
+            let (path, stat) = (model.path(path), &znode.stat);
+            let born = Birth(stat.czxid.0);
+            let data = Expected::Data(model.data(&znode.data), stat.version, born);
+            let found = Expected::Found(stat.version, stat.ephemeral_owner, born);
+            let steps = vec![Step::Get(path), Step::Exists(path)];
+            (Step::MultiRead(steps), Expected::Multi(vec![data, found]))
+        }
+        Kind::LeftBelow(path, names) => {
+            let step = Step::Children(model.path(path));
+            (step, model::listed(names.iter().copied(), Birth(0)))
+        }
         Kind::Call(call) => {
-            let step = step(model, &call.op, candidate.session);
+            let step = step(model, &call.op, call.answer(), candidate.session);
             let expected = match &call.outcome {
                 Outcome::Ok(answer) => model::expected(model, &call.op, answer),
                 Outcome::Failed(error) => model::refusal(error).expect("others were sorted out"),
@@ -414,7 +476,7 @@ fn step_of(model: &mut Model, candidate: &Candidate<'_>) -> (Step, Expected) {
     }
 }
 
-fn step(model: &mut Model, op: &Op, session: SessionId) -> Step {
+fn step(model: &mut Model, op: &Op, answer: Option<&Answer>, session: SessionId) -> Step {
     match op {
         Op::Create { path, data, mode } => {
             let data = model.data(data);
@@ -422,21 +484,22 @@ fn step(model: &mut Model, op: &Op, session: SessionId) -> Step {
                 true => session,
                 false => SessionId::NONE,
             };
-            let reapable = is_reapable(*mode);
+            let node = Made {
+                data,
+                owner,
+                reapable: is_reapable(*mode),
+                czxid: Birth(answer.and_then(Answer::written).map_or(0, |zxid| zxid.0)),
+            };
             if mode.is_sequential() {
                 return Step::CreateSequential {
                     prefix: path.clone(),
                     parent: model.path(path::parent(path).unwrap_or("/")),
-                    data,
-                    owner,
-                    reapable,
+                    node,
                 };
             }
             Step::Create {
                 path: model.path(path),
-                data,
-                owner,
-                reapable,
+                node,
             }
         }
         Op::Set {
@@ -456,12 +519,18 @@ fn step(model: &mut Model, op: &Op, session: SessionId) -> Step {
             path: model.path(path),
             version: *version,
         },
-        Op::Multi(ops) => Step::Multi(ops.iter().map(|op| step(model, op, session)).collect()),
+        Op::Multi(ops) => Step::Multi(
+            // All of a multi is of one zxid, which the whole answer tells.
+            ops.iter()
+                .map(|op| step(model, op, answer, session))
+                .collect(),
+        ),
         Op::Get { path } => Step::Get(model.path(path)),
         Op::Exists { path } => Step::Exists(model.path(path)),
         Op::Children { path } => Step::Children(model.path(path)),
         Op::MultiRead(ops) => {
-            Step::MultiRead(ops.iter().map(|op| step(model, op, session)).collect())
+            let steps = ops.iter().map(|op| step(model, op, None, session));
+            Step::MultiRead(steps.collect())
         }
         Op::Sync | Op::Close => unreachable!("these are not looked for"),
     }
