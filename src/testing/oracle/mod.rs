@@ -8,8 +8,10 @@
 pub mod atomicity;
 pub mod exactly_once;
 pub mod fencing;
+mod known;
 pub mod linearizability;
 pub mod recovery;
+mod removals;
 pub mod session_order;
 pub mod sessions;
 #[cfg(test)]
