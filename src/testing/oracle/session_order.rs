@@ -524,6 +524,26 @@ mod tests {
     }
 
     #[test]
+    fn of_several_deletions_the_session_may_have_made_any() {
+        // It was told of what came after the first one before it called its own.
+        let (story, reader) = register(true);
+        let watcher = story.recorder.watcher(reader);
+        story.receive(watcher, 5, EventKind::NodeCreated, "/r");
+        let delete = story.call(reader, Op::delete("/r", crate::Version::ANY));
+        story.change(4, EventKind::NodeDeleted, "/r");
+        story.change(5, EventKind::NodeCreated, "/r");
+        story.change(6, EventKind::NodeDeleted, "/r");
+        story.answer(delete, ());
+        story.passes(check);
+        story.did(
+            reader,
+            Op::exists("/r"),
+            born(5, Answer::Exists(Some(stat(0, 5)))),
+        );
+        story.breaks(check, WENT_BACK, &["call 3", "call 4"]);
+    }
+
+    #[test]
     fn each_part_of_a_multi_read_is_a_read() {
         for changes in [false, true] {
             let read = |answer: Answer| {
