@@ -61,8 +61,13 @@ impl<'a> Removals<'a> {
         deleted || self.may_pass(path)
     }
 
+    /// The same, by the end of the history.
+    pub(super) fn may_be_gone_at_the_end(&self, path: &str) -> bool {
+        self.deleted.contains_key(path) || self.may_pass(path)
+    }
+
     /// Whether the cluster may have deleted it.
-    pub(super) fn may_pass(&self, path: &str) -> bool {
+    fn may_pass(&self, path: &str) -> bool {
         let numbered =
             without_number(path).is_some_and(|asked| self.passing_numbered.contains(asked));
         numbered || self.passing.contains(path)
