@@ -1,7 +1,8 @@
 //! Sessions are never expired early, never believed in after their end, and gone some time after their
 //! nodes; their ephemerals vanish with them, and never without them.
 //!
-//! Whoever deletes what recorded calls have made must be recorded too. Judged by when replicas have applied the ends of sessions ([`History::session_ends`]).
+//! Whoever deletes what recorded calls have made must be recorded too. Judged by when replicas have
+//! applied the ends of sessions ([`History::session_ends`]).
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -66,7 +67,8 @@ fn least(history: &History, timeout: Duration) -> Duration {
 }
 
 /// The cluster has heard of a session when it was attached, and about when it has written if the history's
-/// bounds say so. It can't expire it before its timeout has passed since then.
+/// bounds say so. It can't expire it before its timeout has passed since then: that of the latest
+/// attachment, which may have asked for a shorter one.
 fn not_early(history: &History, end: &SessionEnd) -> Result<(), Violation> {
     let closes = calls(history, end.session).any(|call| {
         call.op == Op::Close && call.called < end.at && !matches!(call.outcome, Outcome::Failed(_))
@@ -81,7 +83,8 @@ fn not_early(history: &History, end: &SessionEnd) -> Result<(), Violation> {
     if closes || given_up {
         return Ok(());
     }
-    for attachment in attachments(history, end.session) {
+    let before = attachments(history, end.session).filter(|one| one.called < end.at);
+    if let Some(attachment) = before.max_by_key(|attachment| attachment.number) {
         let writes = calls(history, end.session).filter(|call| {
             call.attachment == attachment.id
                 && call.op.is_write()
@@ -130,7 +133,7 @@ fn not_immortal(history: &History, attachment: &Attachment) -> Result<(), Violat
     let (Some(healed), Some((ended, how))) = (history.healed(), attachment.ended) else {
         return Ok(());
     };
-    if history.session_ends.is_empty() || how == AttachmentEnd::Reattached {
+    if !history.recorded.session_ends || how == AttachmentEnd::Reattached {
         return Ok(());
     }
     let drift = attachment.timeout - least(history, attachment.timeout);
@@ -315,6 +318,41 @@ mod tests {
         story.wait_ms(200);
         story.recorder.session_ended(ONE, Some(Zxid(3)));
         story.breaks(check, EARLY, &["attached on node 2"]);
+    }
+
+    #[test]
+    fn an_attachment_with_a_shorter_timeout_may_expire_by_it() {
+        let (story, _) = session();
+        let (client, called) = (crate::testing::history::ClientId(1), story.recorder.now());
+        let second = std::time::Duration::from_secs(1);
+        story
+            .recorder
+            .attached(client, node(2), called, (ONE, 1), second);
+        story.wait_ms(1_000);
+        story.recorder.session_ended(ONE, Some(Zxid(3)));
+        story.passes(check);
+    }
+
+    #[test]
+    fn the_only_session_that_never_expires_is_found() {
+        let (story, one) = session();
+        story.recorder.phase(PhaseKind::Healed);
+        story.recorder.ended(one, AttachmentEnd::Crashed);
+        story.wait_ms(15_000);
+        // Nobody said that ends are recorded.
+        story.passes(check);
+        story.recorder.records_session_ends();
+        story.breaks(check, IMMORTAL, &["session 0x1"]);
+    }
+
+    #[test]
+    fn a_node_that_was_certain_before_the_end_may_be_heard_of_later() {
+        let (story, one) = session();
+        story.wait_ms(5_000);
+        let looked = story.recorder.now();
+        story.recorder.session_ended(ONE, Some(Zxid(3)));
+        story.recorder.certain_at(one, looked);
+        story.passes(check);
     }
 
     #[test]
