@@ -15,6 +15,7 @@
 //! The tree at the end, where somebody looked, is a read of every path that a call names, found or
 //! missing, after the last answer.
 
+mod deadlines;
 mod guesses;
 mod items;
 mod left;

@@ -21,24 +21,22 @@ pub(super) struct PathId(u32);
 struct DataId(u32);
 
 /// Which creation a znode is of: the zxid that it was answered with, or 0 where nobody knows it.
-#[derive(Clone, Copy, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(super) struct Birth(pub u64);
 
 impl Birth {
     fn of(stat: &Stat) -> Birth {
         Birth(stat.czxid.0)
     }
-}
 
-/// Nothing is concluded where one of the two is not known.
-impl PartialEq for Birth {
-    fn eq(&self, other: &Birth) -> bool {
-        self.0 == other.0 || self.0 == 0 || other.0 == 0
+    /// Whether both may be the same: nothing is concluded where one of them is not known.
+    fn may_be(self, other: Birth) -> bool {
+        self == other || self.0 == 0 || other.0 == 0
     }
 }
 
 /// A znode.
-#[derive(Clone, Copy, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 struct Node {
     data: DataId,
     version: i32,
@@ -468,6 +466,18 @@ fn matches(found: &Expected, expected: &Expected) -> bool {
         (found, Expected::Anything) => !found.is_refusal(),
         (Expected::Multi(found), Expected::Multi(expected)) => {
             found.len() == expected.len() && found.iter().zip(expected).all(|(f, e)| matches(f, e))
+        }
+        (Expected::Set(version, born), Expected::Set(expected, of)) => {
+            version == expected && born.may_be(*of)
+        }
+        (Expected::Data(data, version, born), Expected::Data(expected, its_version, of)) => {
+            (data, version) == (expected, its_version) && born.may_be(*of)
+        }
+        (Expected::Found(version, owner, born), Expected::Found(expected, its_owner, of)) => {
+            (version, owner) == (expected, its_owner) && born.may_be(*of)
+        }
+        (Expected::Children(count, names, born), Expected::Children(expected, its_names, of)) => {
+            (count, names) == (expected, its_names) && born.may_be(*of)
         }
         (found, expected) => found == expected,
     }
