@@ -42,7 +42,8 @@ pub(super) fn add<'a>(history: &'a History, candidates: &mut Vec<Candidate<'a>>)
             called,
             answered: looked,
             required: true,
-            guess: u64::MAX,
+            // Before what nobody has seen happen.
+            guess: u64::MAX - 1,
             kind,
         });
     };

@@ -212,6 +212,12 @@ impl Search<'_> {
                 .copied()
                 .filter(|&item| self.may_come(item) && self.is_decision(item))
                 .collect();
+            // Of the reads the one that was called first rules out the least, and the others can follow.
+            let reads = choices
+                .iter()
+                .filter(|&&item| self.items[item].step.is_read());
+            let first = reads.min_by_key(|&&item| self.items[item].called).copied();
+            choices.retain(|&item| !self.items[item].step.is_read() || Some(item) == first);
             choices.sort_by_key(|&item| (self.items[item].guess, self.items[item].called));
             frames.push(Frame {
                 choices,
