@@ -67,8 +67,7 @@ fn least(history: &History, timeout: Duration) -> Duration {
 }
 
 /// The cluster has heard of a session when it was attached, and about when it has written if the history's
-/// bounds say so. It can't expire it before its timeout has passed since then: that of the latest
-/// attachment, which may have asked for a shorter one.
+/// bounds say so. It can't expire it before its timeout has passed since then.
 fn not_early(history: &History, end: &SessionEnd) -> Result<(), Violation> {
     let closes = calls(history, end.session).any(|call| {
         call.op == Op::Close && call.called < end.at && !matches!(call.outcome, Outcome::Failed(_))
@@ -83,8 +82,10 @@ fn not_early(history: &History, end: &SessionEnd) -> Result<(), Violation> {
     if closes || given_up {
         return Ok(());
     }
-    let before = attachments(history, end.session).filter(|one| one.called < end.at);
-    if let Some(attachment) = before.max_by_key(|attachment| attachment.number) {
+    // Whoever attaches it may ask for a shorter one.
+    let timeouts = attachments(history, end.session).map(|attachment| attachment.timeout);
+    let shortest = timeouts.min().unwrap_or_default();
+    for attachment in attachments(history, end.session) {
         let writes = calls(history, end.session).filter(|call| {
             call.attachment == attachment.id
                 && call.op.is_write()
@@ -102,7 +103,7 @@ fn not_early(history: &History, end: &SessionEnd) -> Result<(), Violation> {
         );
         let heard = heard.chain([opened]).max_by_key(|(at, _)| *at);
         let (at, what) = heard.expect("there is one at least");
-        let due = at + least(history, attachment.timeout);
+        let due = at + least(history, shortest);
         if end.at.at < due {
             let ended = format!(
                 "session {} was ended at {}, not before {:?} expected",
@@ -111,7 +112,27 @@ fn not_early(history: &History, end: &SessionEnd) -> Result<(), Violation> {
             return Err(Violation::new(EARLY, [what, ended]));
         }
     }
-    Ok(())
+    not_early_for_the_latest(history, end)
+}
+
+/// What was attached last has at least the timeout that it was granted.
+fn not_early_for_the_latest(history: &History, end: &SessionEnd) -> Result<(), Violation> {
+    let before = attachments(history, end.session).filter(|one| one.called < end.at);
+    let Some(latest) = before.max_by_key(|attachment| attachment.number) else {
+        return Ok(());
+    };
+    let due = latest.called.at + least(history, latest.timeout);
+    if end.at.at >= due {
+        return Ok(());
+    }
+    let lines = [
+        format!("{} is attached on node {}", end.session, latest.node),
+        format!(
+            "its timeout is {:?}, and it was ended at {}",
+            latest.timeout, end.at
+        ),
+    ];
+    Err(Violation::new(EARLY, lines))
 }
 
 fn not_believed_in(history: &History, end: &SessionEnd) -> Result<(), Violation> {
@@ -331,6 +352,19 @@ mod tests {
         story.wait_ms(1_000);
         story.recorder.session_ended(ONE, Some(Zxid(3)));
         story.passes(check);
+    }
+
+    #[test]
+    fn an_attachment_with_a_longer_timeout_does_not_expire_by_the_one_before() {
+        let (story, _) = session();
+        let (client, called) = (crate::testing::history::ClientId(1), story.recorder.now());
+        let longer = std::time::Duration::from_secs(8);
+        story
+            .recorder
+            .attached(client, node(2), called, (ONE, 1), longer);
+        story.wait_ms(5_000);
+        story.recorder.session_ended(ONE, Some(Zxid(3)));
+        story.breaks(check, EARLY, &["attached on node 2", "8s"]);
     }
 
     #[test]
