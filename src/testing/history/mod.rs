@@ -6,7 +6,7 @@
 //! happens in it has a [`Moment`], and moments are in one total order.
 //!
 //! # In which order to record
-//! The oracles take the order literally, so whoever records keeps to three rules:
+//! The oracles take the order literally, so whoever records keeps to four rules:
 //!
 //! 1. A call is recorded *before* it is made, and its answer *after* it was taken: the interval may be
 //!    wider than the real one, never narrower.
@@ -14,6 +14,9 @@
 //!    *before* the answer is: an event is due before newer data.
 //! 3. What the cluster did ([`Recorder::applied`], [`Recorder::session_ended`]) is recorded before any
 //!    client acts on it, in a simulation after each turn.
+//! 4. What a client believes (that its session lives, that it holds a lock) counts as of the moment before
+//!    it looked: with threads [`Recorder::now`] is asked first, and given to [`Recorder::certain_at`],
+//!    [`Recorder::held_since`] and [`Recorder::still_held_at`].
 
 mod calls;
 mod recorder;
@@ -133,12 +136,29 @@ pub struct History {
     pub notes: Vec<(Moment, String)>,
     /// The tree at the beginning, by path: only what is there besides the system's znodes.
     pub initial: BTreeMap<String, FinalZnode>,
-    /// The tree at the end, by path. `None` where nobody looked.
+    /// The tree at the end, by path: all of it besides the system's znodes. `None` where nobody looked.
     pub tree: Option<BTreeMap<String, FinalZnode>>,
+    /// When that was written down.
+    pub looked: Option<Moment>,
     /// The last moment.
     pub ended: Moment,
     /// What the oracles allow.
     pub bounds: Bounds,
+    /// What was recorded of the cluster.
+    pub recorded: Recorded,
+}
+
+/// What was recorded besides calls, answers and events. What was not can't be judged, and an oracle that
+/// finds nothing wrong has said little then: see [`crate::testing::oracle::demand`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[non_exhaustive]
+pub struct Recorded {
+    /// Whether the changes of the tree were.
+    pub changes: bool,
+    /// Whether the ends of sessions were: one that isn't there has not ended.
+    pub session_ends: bool,
+    /// How often a client has looked whether its node was certain of its session, and it was.
+    pub certain: u64,
 }
 
 /// How much time the oracles allow for what has to happen some time.

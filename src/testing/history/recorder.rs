@@ -158,10 +158,20 @@ impl Recorder {
         })
     }
 
-    /// The client looked, and its node was certain that the session lives ([`Session::is_certain`]).
+    /// The client looks now, and its node is certain that the session lives ([`Session::is_certain`]).
+    /// Where time passes between the look and this call, in a program with threads, it is
+    /// [`Recorder::certain_at`].
     pub fn certain(&self, attachment: AttachmentId) {
-        self.moment(|recording, now| {
-            recording.history.attachments[attachment.0].certain = Some(now);
+        let now = self.now();
+        self.certain_at(attachment, now);
+    }
+
+    /// As [`Recorder::certain`], where the client was about to look at this moment.
+    pub fn certain_at(&self, attachment: AttachmentId, looked: Moment) {
+        self.moment(|recording, _| {
+            recording.history.recorded.certain += 1;
+            let certain = &mut recording.history.attachments[attachment.0].certain;
+            *certain = (*certain).max(Some(looked));
         });
     }
 
@@ -191,6 +201,7 @@ impl Recorder {
     /// counts.
     pub fn session_ended(&self, session: SessionId, zxid: Option<Zxid>) {
         self.moment(|recording, at| {
+            recording.history.recorded.session_ends = true;
             let ends = &mut recording.history.session_ends;
             if !ends.iter().any(|end| end.session == session) {
                 ends.push(SessionEnd { session, zxid, at });
@@ -332,8 +343,25 @@ impl Recorder {
 
     // ---- Locks --------------------------------------------------------------------------------
 
-    /// A client has got a lock.
+    /// A client gets a lock now. Where time passes between that and this call, in a program with threads,
+    /// it is [`Recorder::held_since`].
     pub fn held(&self, client: ClientId, lock: &str, token: u64) -> HoldId {
+        let now = self.now();
+        self.hold(client, (lock, token), now, |now| now)
+    }
+
+    /// A client has got a lock, which it was about to ask for at `asked`.
+    pub fn held_since(&self, client: ClientId, lock: &str, token: u64, asked: Moment) -> HoldId {
+        self.hold(client, (lock, token), asked, |_| asked)
+    }
+
+    fn hold(
+        &self,
+        client: ClientId,
+        (lock, token): (&str, u64),
+        asked: Moment,
+        last: impl FnOnce(Moment) -> Moment,
+    ) -> HoldId {
         self.moment(|recording, now| {
             let holds = &mut recording.history.holds;
             let id = HoldId(holds.len());
@@ -342,17 +370,28 @@ impl Recorder {
                 client,
                 lock: lock.to_string(),
                 token,
+                asked,
                 began: now,
-                last: now,
+                last: last(now),
                 released: false,
             });
             id
         })
     }
 
-    /// The client acts as the holder now, as it believes to be.
+    /// The client acts as the holder now, as it believes to be. Where time passes between that and this
+    /// call, in a program with threads, it is [`Recorder::still_held_at`].
     pub fn still_held(&self, hold: HoldId) {
-        self.moment(|recording, now| recording.history.holds[hold.0].last = now);
+        let now = self.now();
+        self.still_held_at(hold, now);
+    }
+
+    /// The client believed to be the holder, and acted, when it looked after this moment.
+    pub fn still_held_at(&self, hold: HoldId, looked: Moment) {
+        self.moment(|recording, _| {
+            let last = &mut recording.history.holds[hold.0].last;
+            *last = looked.max(*last);
+        });
     }
 
     /// The client is about to let go, or knows that it has lost the lock: it acts no more. The time
@@ -370,6 +409,12 @@ impl Recorder {
     }
 
     // ---- What the cluster did -----------------------------------------------------------------
+
+    /// From now on every end of a session is recorded by [`Recorder::session_ended`], also where there is
+    /// none: what isn't there is over by then, or lives.
+    pub fn records_session_ends(&self) {
+        self.moment(|recording, _| recording.history.recorded.session_ends = true);
+    }
 
     /// A replica has applied these changes, in order: all those of each zxid, though not every zxid has
     /// any. The first replica to report a zxid is taken down, the others are compared with it.
@@ -412,10 +457,14 @@ impl Recorder {
         self.moment(|recording, _| recording.history.initial = tree);
     }
 
-    /// The tree as it is at the end, when everything was answered.
+    /// The tree as it is at the end, when everything was answered: all of it besides the system's
+    /// znodes, read after the last answer, each znode linearizably.
     pub fn tree(&self, znodes: impl IntoIterator<Item = (String, FinalZnode)>) {
         let tree = znodes.into_iter().collect();
-        self.moment(|recording, _| recording.history.tree = Some(tree));
+        self.moment(|recording, now| {
+            recording.history.tree = Some(tree);
+            recording.history.looked = Some(now);
+        });
     }
 }
 
@@ -439,6 +488,7 @@ impl Recording {
         for change in &mut changes {
             change.applied = now;
         }
+        history.recorded.changes = true;
         let begin = history.changes.len();
         history.changes.append(&mut changes);
         self.changes_at.insert(zxid, begin..history.changes.len());

@@ -213,7 +213,7 @@ impl History {
         for hold in &self.holds {
             let (client, lock, token) = (hold.client, &hold.lock, hold.token);
             lines.push((hold.began, format!("{client} holds {lock}, token {token}")));
-            if hold.last != hold.began {
+            if hold.last > hold.began {
                 lines.push((
                     hold.last,
                     format!("{client} acts last as holder of {lock}, token {token}"),

@@ -74,6 +74,8 @@ pub struct Hold {
     pub lock: String,
     /// The fencing token.
     pub token: u64,
+    /// When it was about to ask for it, or, where nobody said so, when it had it.
+    pub asked: Moment,
     /// When the client learned that it had it.
     pub began: Moment,
     /// The last moment at which it believed to have it: when it last acted, or let go.

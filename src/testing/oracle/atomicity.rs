@@ -4,8 +4,10 @@
 use std::collections::HashMap;
 
 use super::Violation;
-use super::timeline::{Fit, Shown, Side, Timeline};
+use super::removals::{Removals, made};
+use super::timeline::{Fit, Look, Shown, Side, Timeline, looks};
 use crate::ids::Zxid;
+use crate::path;
 use crate::testing::history::{Answer, Call, History, Ledger, Op};
 
 /// A multi-read shows a znode after a multi, and another one before it.
@@ -20,25 +22,9 @@ pub const SUM: &str = "a sum is not conserved";
 /// # Errors
 /// [`TORN`], [`SEVERAL_ZXIDS`], [`SUM`].
 pub fn check(history: &History) -> Result<(), Violation> {
+    let multis = Multis::new(history)?;
     let timeline = Timeline::new(history);
-    let mut multis: HashMap<&str, Vec<(Zxid, &Call)>> = HashMap::new();
-    for call in &history.calls {
-        let (Op::Multi(ops), Some(Answer::Multi(answers))) = (&call.op, call.answer()) else {
-            continue;
-        };
-        let mut zxids = answers.iter().filter_map(Answer::written);
-        let Some(zxid) = zxids.next() else {
-            continue;
-        };
-        if zxids.any(|other| other != zxid) {
-            return Err(Violation::new(SEVERAL_ZXIDS, [history.describe(call)]));
-        }
-        for op in ops {
-            if let Op::Set { path, .. } = op {
-                multis.entry(path).or_default().push((zxid, call));
-            }
-        }
-    }
+    let removals = Removals::new(history);
     for call in &history.calls {
         if let (Op::MultiRead(ops), Some(Answer::Multi(answers))) = (&call.op, call.answer()) {
             MultiRead {
@@ -47,13 +33,83 @@ pub fn check(history: &History) -> Result<(), Violation> {
                 ops,
                 answers,
             }
-            .check(&timeline, &multis)?;
+            .check(&timeline, &multis, &removals)?;
         }
     }
     history
         .ledgers
         .iter()
         .try_for_each(|ledger| at_the_end(history, ledger))
+}
+
+/// What clients know of their own multis, for where nobody has recorded the changes.
+#[derive(Default)]
+struct Multis<'a> {
+    /// For each path the multis that have written, created or deleted it, and whether they have left it.
+    data: HashMap<&'a str, Vec<(Zxid, &'a Call, bool)>>,
+    /// For each path the multis that have created or deleted a child.
+    children: HashMap<&'a str, Vec<(Zxid, &'a Call)>>,
+}
+
+impl<'a> Multis<'a> {
+    fn new(history: &'a History) -> Result<Multis<'a>, Violation> {
+        let mut multis = Multis::default();
+        for call in &history.calls {
+            let (Op::Multi(_), Some(Answer::Multi(answers))) = (&call.op, call.answer()) else {
+                continue;
+            };
+            let mut zxids = answers.iter().filter_map(Answer::written);
+            let Some(zxid) = zxids.next() else {
+                continue;
+            };
+            if zxids.any(|other| other != zxid) {
+                return Err(Violation::new(SEVERAL_ZXIDS, [history.describe(call)]));
+            }
+            for (op, answer) in made(call) {
+                multis.add(zxid, call, (op, answer));
+            }
+        }
+        Ok(multis)
+    }
+
+    fn add(&mut self, zxid: Zxid, call: &'a Call, (op, answer): (&'a Op, &'a Answer)) {
+        let path = match (op, answer) {
+            (_, Answer::Created { path, .. }) => path,
+            (Op::Set { path, .. } | Op::Delete { path, .. }, _) => path,
+            _ => return,
+        };
+        let effects = self.data.entry(path).or_default();
+        // What a multi does last to a path is what it leaves.
+        effects.retain(|(earlier, ..)| *earlier != zxid);
+        effects.push((zxid, call, !matches!(op, Op::Delete { .. })));
+        if !matches!(op, Op::Set { .. })
+            && let Some(parent) = path::parent(path)
+        {
+            self.children.entry(parent).or_default().push((zxid, call));
+        }
+    }
+
+    /// A multi that a look lacks, though another look of the same moment shows this write.
+    fn lacking(&self, look: &Look<'_>, newest: Zxid, may_be_gone: bool) -> Option<&'a Call> {
+        let between = |zxid: Zxid, shown: Zxid| shown < zxid && zxid <= newest;
+        let data = self.data.get(look.path).map_or(&[][..], Vec::as_slice);
+        let children = self.children.get(look.path).map_or(&[][..], Vec::as_slice);
+        match (look.shown, look.side) {
+            (Shown::Missing, _) if may_be_gone => None,
+            (Shown::Missing, _) => {
+                let lacked = |(zxid, _, left): &&(Zxid, &Call, bool)| *left && *zxid <= newest;
+                data.iter().find(lacked).map(|(_, call, _)| *call)
+            }
+            (Shown::By(shown), Side::Data) => {
+                let lacked = data.iter().find(|(zxid, ..)| between(*zxid, shown));
+                lacked.map(|(_, call, _)| *call)
+            }
+            (Shown::By(shown), Side::Children) => {
+                let lacked = children.iter().find(|(zxid, _)| between(*zxid, shown));
+                lacked.map(|(_, call)| *call)
+            }
+        }
+    }
 }
 
 struct MultiRead<'a> {
@@ -67,34 +123,40 @@ impl MultiRead<'_> {
     fn check(
         &self,
         timeline: &Timeline<'_>,
-        multis: &HashMap<&str, Vec<(Zxid, &Call)>>,
+        multis: &Multis<'_>,
+        removals: &Removals<'_>,
     ) -> Result<(), Violation> {
         let newest = self.answers.iter().filter_map(shown_by).max();
-        let Some(newest) = newest else {
-            return Ok(());
+        let newest = newest.unwrap_or_default();
+        let answered = self.call.answered.expect("it was answered");
+        let torn = |why: String| {
+            let line = self.history.describe(self.call);
+            Err(Violation::new(TORN, [line, why]))
         };
-        for (op, answer) in self.ops.iter().zip(self.answers) {
-            let (Some(path), Answer::Data { stat, .. }) = (op.path(), answer) else {
-                continue;
-            };
-            let torn = |why: String| {
-                let line = self.history.describe(self.call);
-                Err(Violation::new(TORN, [line, why]))
-            };
-            if timeline.is_known() {
-                let answered = self.call.answered.expect("it was answered");
-                let shown = Shown::By(stat.mzxid);
-                let fit = timeline.fit((path, Side::Data), shown, newest, answered);
-                if let Fit::TooOld { overwritten } = fit {
-                    return torn(format!(
-                        "shows zxid {newest}, but {path} as before zxid {overwritten}"
-                    ));
+        let looks = looks(self.call);
+        // The one moment is no earlier than any part fits; where that is later than another part has
+        // been replaced there is none.
+        let mut moment = newest;
+        let mut known = Zxid(0);
+        while timeline.is_known() && moment > known {
+            known = moment;
+            for look in &looks {
+                match timeline.fit(look, moment, answered) {
+                    Fit::At(zxid) => moment = moment.max(zxid),
+                    Fit::TooOld { overwritten } => {
+                        let path = look.path;
+                        return torn(format!(
+                            "shows zxid {moment}, but {path} as before zxid {overwritten}"
+                        ));
+                    }
+                    // What was never so is not half of a multi.
+                    Fit::Never => {}
                 }
             }
-            // Without the changes, what clients know of their own multis.
-            let written = multis.get(path).map_or(&[][..], Vec::as_slice);
-            let between = |(zxid, _): &&(Zxid, &Call)| stat.mzxid < *zxid && *zxid <= newest;
-            if let Some((_, multi)) = written.iter().find(between) {
+        }
+        for look in looks.iter().filter(|_| !timeline.is_known()) {
+            let may_be_gone = removals.may_be_gone(look.path, answered);
+            if let Some(multi) = multis.lacking(look, newest, may_be_gone) {
                 return torn(format!("lacks {}", self.history.describe(multi)));
             }
         }
@@ -243,5 +305,91 @@ mod tests {
         let answers = vec![created("/c", 5), created("/d", 6)];
         story.did(one, both, Answer::Multi(answers));
         story.breaks(check, SEVERAL_ZXIDS, &["call 3"]);
+    }
+
+    /// `/p` is created by zxid 1, and `/p/a` and `/p/b` by one multi with zxid 5.
+    fn pair(changes: bool) -> (Story, AttachmentId) {
+        let mut story = Story::new();
+        let one = story.session(1);
+        story.did(one, create("/p", ""), created("/p", 1));
+        let both = Op::Multi(vec![create("/p/a", ""), create("/p/b", "")]);
+        let answers = vec![created("/p/a", 5), created("/p/b", 5)];
+        story.did(one, both, Answer::Multi(answers));
+        if changes {
+            story.change(1, EventKind::NodeCreated, "/p");
+            let made = |path| {
+                let (kind, owner) = (EventKind::NodeCreated, crate::SessionId::NONE);
+                crate::testing::history::Change::new(Zxid(5), kind, path, owner)
+            };
+            story
+                .recorder
+                .applied(node(1), [made("/p/a"), made("/p/b")]);
+        }
+        (story, one)
+    }
+
+    fn no_node(path: &str) -> Answer {
+        Answer::Refused(crate::Error::NoNode { path: path.into() })
+    }
+
+    #[test]
+    fn half_a_multi_that_creates_is_found() {
+        for changes in [false, true] {
+            let read = |a: Answer, b: Answer| {
+                let (story, one) = pair(changes);
+                let op = Op::MultiRead(vec![Op::get("/p/a"), Op::get("/p/b")]);
+                story.did(one, op, Answer::Multi(vec![a, b]));
+                story
+            };
+            read(data("", 0, 5), data("", 0, 5)).passes(check);
+            read(no_node("/p/a"), no_node("/p/b")).passes(check);
+            read(data("", 0, 5), no_node("/p/b")).breaks(check, TORN, &["call 2"]);
+            read(no_node("/p/a"), data("", 0, 5)).breaks(check, TORN, &["call 2"]);
+        }
+        // Unless somebody may have deleted the other one in between.
+        let (story, one) = pair(false);
+        let delete = story.call(one, Op::delete("/p/b", Version::ANY));
+        let op = Op::MultiRead(vec![Op::get("/p/a"), Op::get("/p/b")]);
+        story.did(
+            one,
+            op,
+            Answer::Multi(vec![data("", 0, 5), no_node("/p/b")]),
+        );
+        story.unknown(delete);
+        story.passes(check);
+    }
+
+    #[test]
+    fn a_listing_without_what_a_multi_has_made_is_found() {
+        for changes in [false, true] {
+            let read = |listed: Answer| {
+                let (story, one) = pair(changes);
+                let op = Op::MultiRead(vec![Op::get("/p/a"), Op::children("/p")]);
+                story.did(one, op, Answer::Multi(vec![data("", 0, 5), listed]));
+                story
+            };
+            read(names(&["a", "b"], 5)).passes(check);
+            read(names(&[], 1)).breaks(check, TORN, &["call 2"]);
+        }
+    }
+
+    #[test]
+    fn half_a_multi_that_deletes_is_found() {
+        let read = |b: Answer| {
+            let (story, one) = pair(true);
+            let gone = |path| {
+                let (kind, owner) = (EventKind::NodeDeleted, crate::SessionId::NONE);
+                crate::testing::history::Change::new(Zxid(6), kind, path, owner)
+            };
+            story
+                .recorder
+                .applied(node(1), [gone("/p/a"), gone("/p/b")]);
+            story.change(7, EventKind::NodeCreated, "/p/a");
+            let op = Op::MultiRead(vec![Op::get("/p/a"), Op::get("/p/b")]);
+            story.did(one, op, Answer::Multi(vec![data("", 0, 7), b]));
+            story
+        };
+        read(no_node("/p/b")).passes(check);
+        read(data("", 0, 5)).breaks(check, TORN, &["/p/b", "zxid 6"]);
     }
 }

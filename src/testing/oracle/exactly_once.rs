@@ -8,6 +8,8 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::Violation;
+use super::removals::{self, Removals, made, without_number};
+use super::timeline::Timeline;
 use crate::ids::Zxid;
 use crate::op::EventKind;
 use crate::testing::history::{Answer, Call, History, Op, Outcome};
@@ -69,6 +71,7 @@ fn applied(history: &History) -> Result<(), Violation> {
         .iter()
         .map(|change| (change.zxid, change.kind, &change.path[..]))
         .collect();
+    let timeline = Timeline::new(history);
     for call in &history.calls {
         for (op, answer) in made(call) {
             let found = match (op, answer) {
@@ -77,6 +80,11 @@ fn applied(history: &History) -> Result<(), Violation> {
                 }
                 (Op::Set { path, .. }, Answer::Set(stat)) => {
                     changes.contains(&(stat.mzxid, EventKind::NodeDataChanged, &path[..]))
+                }
+                (Op::Delete { path, .. }, _) if call.op == *op => {
+                    let answered = call.answered.expect("it was answered");
+                    let deleted = timeline.deleted_within(path, call.called, answered);
+                    !deleted.is_empty()
                 }
                 _ => true,
             };
@@ -88,28 +96,17 @@ fn applied(history: &History) -> Result<(), Violation> {
     Ok(())
 }
 
-/// The operations of a call that happened, with their answers.
-fn made(call: &Call) -> impl Iterator<Item = (&Op, &Answer)> {
-    let answers = match call.answer() {
-        Some(Answer::Multi(answers)) => &answers[..],
-        Some(answer) => std::slice::from_ref(answer),
-        None => &[],
-    };
-    call.op.parts().iter().zip(answers)
-}
-
 /// A sequential create has a name of its own every time it takes effect; its data tells whose it is.
 fn sequential(history: &History) -> Result<(), Violation> {
     let Some(tree) = &history.tree else {
         return Ok(());
     };
-    let deleted = deleted(history);
+    let removals = Removals::new(history);
     let mut there: BTreeMap<(&str, &[u8]), Vec<&str>> = BTreeMap::new();
     for (path, znode) in tree {
-        if let Some((prefix, number)) = path.split_at_checked(path.len().saturating_sub(10))
-            && number.bytes().all(|byte| byte.is_ascii_digit())
-        {
-            let made = there.entry((prefix, &znode.data)).or_default();
+        // Whose data was set later does not tell any more whose it is.
+        if let Some(asked) = without_number(path).filter(|_| znode.stat.version == 0) {
+            let made = there.entry((asked, &znode.data)).or_default();
             made.push(path);
         }
     }
@@ -143,12 +140,12 @@ fn sequential(history: &History) -> Result<(), Violation> {
         match &call.outcome {
             Outcome::Failed(_) if !made.is_empty() => return error(HAPPENED),
             Outcome::Ok(_) => {
-                let name = self::made(call).find_map(|(of, answer)| match answer {
+                let name = removals::made(call).find_map(|(of, answer)| match answer {
                     Answer::Created { path, .. } if std::ptr::eq(of, op) => Some(&path[..]),
                     _ => None,
                 });
-                let kept = name.filter(|name| !mode.is_ephemeral() && !deleted.contains(name));
-                if kept.is_some_and(|name| !made.contains(&name)) {
+                let kept = name.filter(|name| !removals.may_be_gone_at_the_end(name));
+                if kept.is_some_and(|name| !tree.contains_key(name)) {
                     return error(LOST);
                 }
                 if made.iter().any(|made| Some(*made) != name) {
@@ -166,7 +163,7 @@ fn plain(history: &History) -> Result<(), Violation> {
     let Some(tree) = &history.tree else {
         return Ok(());
     };
-    let deleted = deleted(history);
+    let removals = Removals::new(history);
     let mut last: BTreeMap<&str, (Zxid, &Call)> = BTreeMap::new();
     for call in &history.calls {
         for (op, answer) in made(call) {
@@ -191,7 +188,7 @@ fn plain(history: &History) -> Result<(), Violation> {
                 let left = format!("{path} is of zxid {} at the end", znode.stat.mzxid);
                 return Err(Violation::new(LOST, [history.describe(call), left]));
             }
-            None if !deleted.contains(path) && !may_vanish(history, path) => {
+            None if !removals.may_be_gone_at_the_end(path) => {
                 let left = format!("{path} is not there at the end");
                 return Err(Violation::new(LOST, [history.describe(call), left]));
             }
@@ -208,29 +205,6 @@ fn creates(history: &History) -> impl Iterator<Item = (&Call, &Op)> {
         parts
             .filter(|op| matches!(op, Op::Create { .. }))
             .map(move |op| (call, op))
-    })
-}
-
-/// The paths that a call has, or may have, deleted.
-fn deleted(history: &History) -> HashSet<&str> {
-    let may_have = |call: &&Call| !matches!(call.outcome, Outcome::Failed(_));
-    let ops = history.calls.iter().filter(may_have);
-    ops.flat_map(|call| call.op.parts())
-        .filter_map(|op| match op {
-            Op::Delete { path, .. } => Some(&path[..]),
-            _ => None,
-        })
-        .collect()
-}
-
-/// Whether the cluster may have deleted it: somebody made it, or may have, as what does not stay.
-fn may_vanish(history: &History, path: &str) -> bool {
-    creates(history).any(|(_, op)| {
-        matches!(op, Op::Create { path: made, mode, .. }
-            if path.starts_with(&made[..])
-                && (mode.is_ephemeral()
-                    || mode.ttl_ms().is_some()
-                    || *mode == crate::CreateMode::Container))
     })
 }
 
@@ -353,5 +327,59 @@ mod tests {
         story.change(1, EventKind::NodeCreated, "/q");
         story.change(1, EventKind::NodeCreated, "/other");
         story.breaks(check, DIVERGED, &["zxid 1", "/other"]);
+    }
+
+    #[test]
+    fn an_acknowledged_delete_without_a_change_is_found() {
+        let (story, one) = queue();
+        story.change(1, EventKind::NodeCreated, "/q");
+        story.change(2, EventKind::NodeCreated, "/q/x-0000000000");
+        let delete = || Op::delete("/q/x-0000000000", Version::ANY);
+        let call = story.call(one, delete());
+        story.change(3, EventKind::NodeDeleted, "/q/x-0000000000");
+        story.answer(call, ());
+        story.passes(check);
+        story.did(one, delete(), ());
+        story.breaks(check, NOT_APPLIED, &["call 3"]);
+    }
+
+    #[test]
+    fn an_append_whose_data_was_set_later_is_not_lost() {
+        let (story, one) = queue();
+        story.did(one, set("/q/x-0000000000", "new"), stat(1, 3));
+        let q = ("/q".to_string(), FinalZnode::new("", stat(0, 1)));
+        let path = "/q/x-0000000000".to_string();
+        let later = (path, FinalZnode::new("new", stat(1, 3)));
+        story.recorder.tree([q, later]);
+        story.passes(check);
+        ends(&story, &[]);
+        story.breaks(check, LOST, &["call 1"]);
+    }
+
+    #[test]
+    fn data_that_was_set_to_what_another_has_appended_is_no_second_append() {
+        let (story, one) = queue();
+        story.did(one, append("b"), created("/q/x-0000000001", 3));
+        story.did(one, set("/q/x-0000000001", "a"), stat(1, 4));
+        let q = ("/q".to_string(), FinalZnode::new("", stat(0, 1)));
+        let a = |number, version, zxid| {
+            let path = format!("/q/x-{number:010}");
+            (path, FinalZnode::new("a", stat(version, zxid)))
+        };
+        story.recorder.tree([q, a(0, 0, 2), a(1, 1, 4)]);
+        story.passes(check);
+    }
+
+    #[test]
+    fn an_append_that_does_not_stay_may_be_reaped() {
+        let (story, one) = queue();
+        let op = Op::create(
+            "/q/t-",
+            "t",
+            CreateMode::PersistentSequentialWithTtl { ttl_ms: 1000 },
+        );
+        story.did(one, op, created("/q/t-0000000001", 3));
+        ends(&story, &[("/q/x-0000000000", "a", 2)]);
+        story.passes(check);
     }
 }

@@ -24,13 +24,9 @@ pub fn check(history: &History) -> Result<(), Violation> {
         locks.entry(&hold.lock).or_default().push(hold);
     }
     for holds in locks.values_mut() {
-        holds.sort_by_key(|hold| hold.began);
-        for pair in holds.windows(2) {
-            let (first, second) = (pair[0], pair[1]);
-            if second.token <= first.token {
-                return Err(Violation::new(TOKENS_GROW, [first, second].map(describe)));
-            }
-        }
+        // Who began to hold when is known after the fact only; the tokens tell the order.
+        holds.sort_by_key(|hold| hold.token);
+        tokens_grow(holds)?;
         // Whoever acts last among the holders so far.
         let mut latest: Option<&Hold> = None;
         for hold in holds.iter() {
@@ -41,6 +37,29 @@ pub fn check(history: &History) -> Result<(), Violation> {
                 .filter(|before| before.last > hold.last)
                 .or(Some(hold));
         }
+    }
+    Ok(())
+}
+
+/// Nobody has the same token as another, nor a lower one than somebody who had the lock before it asked.
+fn tokens_grow(by_token: &[&Hold]) -> Result<(), Violation> {
+    // The hold that began first, of those with this token or a higher one.
+    let mut first: Option<&Hold> = None;
+    for pair in by_token.windows(2) {
+        if pair[0].token == pair[1].token {
+            return Err(Violation::new(
+                TOKENS_GROW,
+                [pair[0], pair[1]].map(describe),
+            ));
+        }
+    }
+    for hold in by_token.iter().rev() {
+        if let Some(earlier) = first.filter(|earlier| earlier.began < hold.asked) {
+            return Err(Violation::new(TOKENS_GROW, [earlier, *hold].map(describe)));
+        }
+        first = first
+            .filter(|first| first.began < hold.began)
+            .or(Some(hold));
     }
     Ok(())
 }
@@ -100,5 +119,23 @@ mod tests {
             story.recorder.held(ClientId(2), "/lock", token);
             story.breaks(check, TOKENS_GROW, &["client 2"]);
         }
+    }
+
+    #[test]
+    fn holders_that_are_recorded_late_are_in_the_order_of_their_tokens() {
+        let story = Story::new();
+        let asked = story.recorder.now();
+        let looked = story.recorder.now();
+        // The second one is faster to write down what it got after the first one.
+        let second = story.recorder.held_since(ClientId(2), "/lock", 7, asked);
+        let first = story.recorder.held_since(ClientId(1), "/lock", 5, asked);
+        story.recorder.still_held_at(first, looked);
+        story.recorder.released(first);
+        story.recorder.still_held(second);
+        story.passes(check);
+        // But it had the lock when this one asked for it.
+        let asked = story.recorder.now();
+        story.recorder.held_since(ClientId(3), "/lock", 6, asked);
+        story.breaks(check, TOKENS_GROW, &["client 2", "client 3"]);
     }
 }

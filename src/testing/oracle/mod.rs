@@ -3,13 +3,16 @@
 //! An oracle is a pure function of the history: it knows neither the cluster nor the simulator, and
 //! trusts nothing that the cluster says of itself where clients have seen it. What it finds is a
 //! [`Violation`], whose text names the calls and events that can't all be true. What was never recorded
-//! (the changes of the tree, locks, the tree at the end) is not judged.
+//! (the changes of the tree, locks, the tree at the end) is not judged; [`demand`] tells what that is.
 
 pub mod atomicity;
 pub mod exactly_once;
 pub mod fencing;
+mod known;
 pub mod linearizability;
+mod material;
 pub mod recovery;
+mod removals;
 pub mod session_order;
 pub mod sessions;
 #[cfg(test)]
@@ -18,6 +21,8 @@ mod timeline;
 pub mod watches;
 
 use std::fmt;
+
+pub use material::{NOTHING_TO_JUDGE, demand, material};
 
 use super::history::History;
 

@@ -1,7 +1,8 @@
 //! Sessions are never expired early, never believed in after their end, and gone some time after their
 //! nodes; their ephemerals vanish with them, and never without them.
 //!
-//! Whoever deletes what recorded calls have made must be recorded too. Judged by when replicas have applied the ends of sessions ([`History::session_ends`]).
+//! Whoever deletes what recorded calls have made must be recorded too. Judged by when replicas have
+//! applied the ends of sessions ([`History::session_ends`]).
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -81,6 +82,9 @@ fn not_early(history: &History, end: &SessionEnd) -> Result<(), Violation> {
     if closes || given_up {
         return Ok(());
     }
+    // Whoever attaches it may ask for a shorter one.
+    let timeouts = attachments(history, end.session).map(|attachment| attachment.timeout);
+    let shortest = timeouts.min().unwrap_or_default();
     for attachment in attachments(history, end.session) {
         let writes = calls(history, end.session).filter(|call| {
             call.attachment == attachment.id
@@ -99,7 +103,7 @@ fn not_early(history: &History, end: &SessionEnd) -> Result<(), Violation> {
         );
         let heard = heard.chain([opened]).max_by_key(|(at, _)| *at);
         let (at, what) = heard.expect("there is one at least");
-        let due = at + least(history, attachment.timeout);
+        let due = at + least(history, shortest);
         if end.at.at < due {
             let ended = format!(
                 "session {} was ended at {}, not before {:?} expected",
@@ -108,7 +112,27 @@ fn not_early(history: &History, end: &SessionEnd) -> Result<(), Violation> {
             return Err(Violation::new(EARLY, [what, ended]));
         }
     }
-    Ok(())
+    not_early_for_the_latest(history, end)
+}
+
+/// What was attached last has at least the timeout that it was granted.
+fn not_early_for_the_latest(history: &History, end: &SessionEnd) -> Result<(), Violation> {
+    let before = attachments(history, end.session).filter(|one| one.called < end.at);
+    let Some(latest) = before.max_by_key(|attachment| attachment.number) else {
+        return Ok(());
+    };
+    let due = latest.called.at + least(history, latest.timeout);
+    if end.at.at >= due {
+        return Ok(());
+    }
+    let lines = [
+        format!("{} is attached on node {}", end.session, latest.node),
+        format!(
+            "its timeout is {:?}, and it was ended at {}",
+            latest.timeout, end.at
+        ),
+    ];
+    Err(Violation::new(EARLY, lines))
 }
 
 fn not_believed_in(history: &History, end: &SessionEnd) -> Result<(), Violation> {
@@ -130,7 +154,7 @@ fn not_immortal(history: &History, attachment: &Attachment) -> Result<(), Violat
     let (Some(healed), Some((ended, how))) = (history.healed(), attachment.ended) else {
         return Ok(());
     };
-    if history.session_ends.is_empty() || how == AttachmentEnd::Reattached {
+    if !history.recorded.session_ends || how == AttachmentEnd::Reattached {
         return Ok(());
     }
     let drift = attachment.timeout - least(history, attachment.timeout);
@@ -315,6 +339,54 @@ mod tests {
         story.wait_ms(200);
         story.recorder.session_ended(ONE, Some(Zxid(3)));
         story.breaks(check, EARLY, &["attached on node 2"]);
+    }
+
+    #[test]
+    fn an_attachment_with_a_shorter_timeout_may_expire_by_it() {
+        let (story, _) = session();
+        let (client, called) = (crate::testing::history::ClientId(1), story.recorder.now());
+        let second = std::time::Duration::from_secs(1);
+        story
+            .recorder
+            .attached(client, node(2), called, (ONE, 1), second);
+        story.wait_ms(1_000);
+        story.recorder.session_ended(ONE, Some(Zxid(3)));
+        story.passes(check);
+    }
+
+    #[test]
+    fn an_attachment_with_a_longer_timeout_does_not_expire_by_the_one_before() {
+        let (story, _) = session();
+        let (client, called) = (crate::testing::history::ClientId(1), story.recorder.now());
+        let longer = std::time::Duration::from_secs(8);
+        story
+            .recorder
+            .attached(client, node(2), called, (ONE, 1), longer);
+        story.wait_ms(5_000);
+        story.recorder.session_ended(ONE, Some(Zxid(3)));
+        story.breaks(check, EARLY, &["attached on node 2", "8s"]);
+    }
+
+    #[test]
+    fn the_only_session_that_never_expires_is_found() {
+        let (story, one) = session();
+        story.recorder.phase(PhaseKind::Healed);
+        story.recorder.ended(one, AttachmentEnd::Crashed);
+        story.wait_ms(15_000);
+        // Nobody said that ends are recorded.
+        story.passes(check);
+        story.recorder.records_session_ends();
+        story.breaks(check, IMMORTAL, &["session 0x1"]);
+    }
+
+    #[test]
+    fn a_node_that_was_certain_before_the_end_may_be_heard_of_later() {
+        let (story, one) = session();
+        story.wait_ms(5_000);
+        let looked = story.recorder.now();
+        story.recorder.session_ended(ONE, Some(Zxid(3)));
+        story.recorder.certain_at(one, looked);
+        story.passes(check);
     }
 
     #[test]

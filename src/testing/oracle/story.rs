@@ -184,6 +184,18 @@ pub(super) fn stat(version: i32, mzxid: u64) -> Stat {
     }
 }
 
+/// The same answer, of a znode that was created by this zxid.
+pub(super) fn born(czxid: u64, mut answer: Answer) -> Answer {
+    match &mut answer {
+        Answer::Set(stat)
+        | Answer::Data { stat, .. }
+        | Answer::Exists(Some(stat))
+        | Answer::Children { stat, .. } => stat.czxid = Zxid(czxid),
+        other => panic!("{other} tells no creation"),
+    }
+    answer
+}
+
 /// The answer of a read of data.
 pub(super) fn data(data: &str, version: i32, mzxid: u64) -> Answer {
     Answer::Data {

@@ -2,10 +2,12 @@
 
 use std::collections::HashMap;
 
+use crate::error::Error;
 use crate::ids::Zxid;
 use crate::op::EventKind;
 use crate::path;
-use crate::testing::history::{Change, History, Moment};
+use crate::stat::Stat;
+use crate::testing::history::{Answer, Call, Change, History, Moment, Op, Outcome};
 
 /// What a read may show of a znode.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -37,6 +39,68 @@ pub(super) struct Timeline<'a> {
 pub(super) enum Side {
     Data,
     Children,
+}
+
+/// What a read has shown of one znode.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Look<'a> {
+    pub path: &'a str,
+    pub side: Side,
+    pub shown: Shown,
+    /// The write that created it, where it is there and the answer tells.
+    pub czxid: Option<Zxid>,
+}
+
+impl Look<'_> {
+    /// The write that is shown.
+    pub(super) fn zxid(&self) -> Option<Zxid> {
+        match self.shown {
+            Shown::By(zxid) => Some(zxid),
+            Shown::Missing => None,
+        }
+    }
+}
+
+/// What a call shows, if it is a read: one for each znode that it has looked at.
+pub(super) fn looks(call: &Call) -> Vec<Look<'_>> {
+    match (&call.op, &call.outcome) {
+        (Op::MultiRead(ops), Outcome::Ok(Answer::Multi(answers))) => {
+            let parts = ops.iter().zip(answers);
+            parts.filter_map(|(op, answer)| look(op, answer)).collect()
+        }
+        (op, Outcome::Ok(answer)) => look(op, answer).into_iter().collect(),
+        (op, Outcome::Failed(Error::NoNode { .. })) if !op.is_write() => {
+            op.path().map(missing).into_iter().collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
+fn look<'a>(op: &'a Op, answer: &Answer) -> Option<Look<'a>> {
+    let path = op.path()?;
+    let by = |side, zxid, stat: &Stat| Look {
+        path,
+        side,
+        shown: Shown::By(zxid),
+        czxid: Some(stat.czxid).filter(|zxid| zxid.0 > 0),
+    };
+    match answer {
+        Answer::Data { stat, .. } | Answer::Exists(Some(stat)) => {
+            Some(by(Side::Data, stat.mzxid, stat))
+        }
+        Answer::Children { stat, .. } => Some(by(Side::Children, stat.pzxid, stat)),
+        Answer::Exists(None) | Answer::Refused(Error::NoNode { .. }) => Some(missing(path)),
+        _ => None,
+    }
+}
+
+fn missing(path: &str) -> Look<'_> {
+    Look {
+        path,
+        side: Side::Data,
+        shown: Shown::Missing,
+        czxid: None,
+    }
 }
 
 /// Where in a timeline an answer fits.
@@ -93,11 +157,24 @@ impl<'a> Timeline<'a> {
         }
     }
 
+    /// The writes that have deleted a path, among those that were applied between two moments.
+    pub(super) fn deleted_within(&self, path: &str, from: Moment, to: Moment) -> Vec<Zxid> {
+        let entries = self.data.get(path).map_or(&[][..], Vec::as_slice);
+        let within = entries[entries.partition_point(|entry| entry.applied < from)..]
+            .iter()
+            .take_while(|entry| entry.applied < to);
+        within
+            .filter(|entry| entry.shown == Shown::Missing)
+            .map(|entry| entry.zxid)
+            .collect()
+    }
+
     /// The first state at or after `floor` that shows this, among those that were there by `answered`.
     pub(super) fn fit(
         &self,
-        (path, side): (&str, Side),
-        shown: Shown,
+        &Look {
+            path, side, shown, ..
+        }: &Look<'_>,
         floor: Zxid,
         answered: Moment,
     ) -> Fit {

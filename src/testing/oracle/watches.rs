@@ -9,6 +9,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::Violation;
+use super::timeline::{Fit, Shown, Timeline, looks};
 use crate::ids::Zxid;
 use crate::node::{Event, WatchEvent, WatchKind};
 use crate::op::EventKind;
@@ -39,6 +40,7 @@ pub fn check(history: &History) -> Result<(), Violation> {
         return Ok(());
     }
     let triggers = Triggers::new(history);
+    let timeline = Timeline::new(history);
     for (number, attachment) in history.watchers.iter().enumerate() {
         let watcher = WatcherId(number);
         let watches = history.watches.iter().filter(|w| w.watcher == watcher);
@@ -50,24 +52,39 @@ pub fn check(history: &History) -> Result<(), Violation> {
             attachment: *attachment,
             watches: watches.collect(),
             received: received.collect(),
-            answered: answered(calls),
+            answered: answered(&timeline, calls),
         }
         .check()?;
     }
     Ok(())
 }
 
-/// The newest zxid that answers have shown by each moment, and which call did.
-fn answered<'a>(calls: impl Iterator<Item = &'a Call>) -> BTreeMap<Moment, (Zxid, &'a Call)> {
-    let mut seen: Vec<_> = calls
-        .filter_map(|call| Some((call.answered?, call.answer().and_then(Answer::seen)?, call)))
+/// The newest zxid that answers have shown by each moment, and which call did. That a znode is missing
+/// shows the write that has deleted it, if it was there by what was shown before.
+fn answered<'a>(
+    timeline: &Timeline<'_>,
+    calls: impl Iterator<Item = &'a Call>,
+) -> BTreeMap<Moment, (Zxid, &'a Call)> {
+    let mut calls: Vec<_> = calls
+        .filter_map(|call| Some((call.answered?, call)))
         .collect();
-    seen.sort_unstable_by_key(|(at, ..)| *at);
-    let mut newest: Option<(Zxid, &Call)> = None;
-    let mut answered = BTreeMap::new();
-    for (at, zxid, call) in seen {
-        if newest.is_none_or(|(most, _)| zxid > most) {
-            newest = Some((zxid, call));
+    calls.sort_unstable_by_key(|(at, _)| *at);
+    let mut newest = Zxid(0);
+    let mut answered: BTreeMap<Moment, (Zxid, &Call)> = BTreeMap::new();
+    for (at, call) in calls {
+        let before = answered.range(..call.called).next_back();
+        let before = before.map_or(Zxid(0), |(_, (zxid, _))| *zxid);
+        let shown = call.answer().and_then(Answer::seen).unwrap_or_default();
+        let floor = before.max(shown);
+        let looks = looks(call).into_iter();
+        let missing = looks.filter(|look| look.shown == Shown::Missing);
+        let fits = missing.filter_map(|look| match timeline.fit(&look, floor, at) {
+            Fit::At(zxid) => Some(zxid),
+            _ => None,
+        });
+        let zxid = fits.max().unwrap_or_default().max(shown);
+        if zxid > newest {
+            newest = zxid;
             answered.insert(at, (zxid, call));
         }
     }
@@ -290,11 +307,7 @@ impl Watcher<'_> {
         let after = self.after(watch);
         let mut due: Vec<Trigger<'_>> = match after {
             Some(after) => concerning.into_iter().filter(|t| t.zxid > after).collect(),
-            // It has seen that there is none, as of some state: certainly before what came later.
-            None => concerning
-                .into_iter()
-                .filter(|t| t.applied > set.at)
-                .collect(),
+            None => due_on_a_missing_znode(concerning, set.at),
         };
         if !is_persistent(watch.kind) {
             due.truncate(1);
@@ -303,14 +316,17 @@ impl Watcher<'_> {
             if trigger.zxid > horizon || self.is_excused(watch, &trigger) {
                 continue;
             }
-            let heard = self.changed().any(|(_, event)| match after {
+            let heard = self.changed().any(|(at, event)| match after {
                 _ if self.skip(trigger.zxid).is_some() => {
                     event.path.as_str() == trigger.path
                         && self.skip(event.zxid) == self.skip(trigger.zxid)
                 }
                 Some(_) => is_of(event, &trigger),
                 // Or of an earlier creation, which it may not have seen either.
-                None => event.path.as_str() == trigger.path && event.zxid <= trigger.zxid,
+                None => {
+                    let earlier = event.path.as_str() == trigger.path && event.zxid <= trigger.zxid;
+                    earlier && at > watch.called
+                }
             });
             if !heard {
                 let what = format!(
@@ -392,7 +408,9 @@ impl Watcher<'_> {
                 Event::Changed(event) => Some(event.zxid),
                 _ => None,
             });
-            if from <= trigger.zxid && next.is_none_or(|next| trigger.zxid <= next) {
+            // What was applied later was not among them.
+            let before = trigger.applied < received.at;
+            if before && from <= trigger.zxid && next.is_none_or(|next| trigger.zxid <= next) {
                 return true;
             }
         }
@@ -417,6 +435,23 @@ impl Watcher<'_> {
             self.attachment
         )
     }
+}
+
+/// What a watch hears of that was set where there was no znode: that was so as of some state before this
+/// moment. If the znode is there by then, its creation was still to come, and else what comes after.
+fn due_on_a_missing_znode(concerning: Vec<Trigger<'_>>, set: Moment) -> Vec<Trigger<'_>> {
+    let by_then = concerning.iter().take_while(|t| t.applied <= set).count();
+    let created = concerning[..by_then]
+        .iter()
+        .rposition(|t| t.kind == EventKind::NodeCreated);
+    let deleted = concerning[..by_then]
+        .iter()
+        .rposition(|t| t.kind == EventKind::NodeDeleted);
+    let begin = match created {
+        Some(created) if deleted.is_none_or(|deleted| deleted < created) => created,
+        _ => by_then,
+    };
+    concerning.into_iter().skip(begin).collect()
 }
 
 fn is_of(event: &WatchEvent, trigger: &Trigger<'_>) -> bool {
@@ -673,6 +708,86 @@ mod tests {
             .unwatched(crate::testing::history::WatchId(0));
         story.change(2, NodeDataChanged, "/r");
         settle(&story);
+        story.passes(check);
+    }
+
+    #[test]
+    fn a_watch_on_what_is_made_while_it_is_set_hears_of_it() {
+        let made_meanwhile = |deleted: bool| {
+            let mut story = Story::new();
+            let reader = story.session(1);
+            let watcher = story.recorder.watcher(reader);
+            let call = story.call(reader, Op::exists("/r"));
+            story.recorder.call_watches(call, watcher, WatchKind::Data);
+            story.change(1, NodeCreated, "/r");
+            if deleted {
+                story.change(2, NodeDeleted, "/r");
+            }
+            story.answer(call, Answer::Exists(None));
+            settle(&story);
+            (story, watcher)
+        };
+        let (story, watcher) = made_meanwhile(false);
+        story.breaks(check, LOST, &["watch 0", "NodeCreated /r of zxid 1"]);
+        story.receive(watcher, 1, NodeCreated, "/r");
+        story.passes(check);
+        // It may have been set after both.
+        let (story, _) = made_meanwhile(true);
+        story.passes(check);
+    }
+
+    #[test]
+    fn an_event_from_before_a_watch_was_set_is_not_its_own() {
+        let mut story = Story::new();
+        let reader = story.session(1);
+        let watcher = story.recorder.watcher(reader);
+        watch_again(&story, reader, watcher, Answer::Exists(None));
+        story.change(1, NodeCreated, "/r");
+        story.receive(watcher, 1, NodeCreated, "/r");
+        story.change(2, NodeDeleted, "/r");
+        watch_again(&story, reader, watcher, Answer::Exists(None));
+        story.change(3, NodeCreated, "/r");
+        settle(&story);
+        story.breaks(check, LOST, &["watch 1", "zxid 3"]);
+    }
+
+    #[test]
+    fn what_comes_after_events_were_reported_missing_is_not_among_them() {
+        let (story, _, watcher) = persistent(WatchKind::Persistent);
+        story.change(1, NodeCreated, "/r");
+        let from = Zxid(1);
+        story.recorder.received(watcher, Event::Missed { from });
+        settle(&story);
+        story.passes(check);
+        story.change(2, NodeDataChanged, "/r");
+        settle(&story);
+        story.breaks(check, LOST, &["zxid 2"]);
+    }
+
+    #[test]
+    fn a_deletion_told_after_the_znode_was_missed_is_found() {
+        let missed = |story: &Story, reader| {
+            let missing = crate::Error::NoNode { path: "/r".into() };
+            let get = story.call(reader, Op::get("/r"));
+            story.refuse(get, missing.clone());
+        };
+        for by_get in [false, true] {
+            let (story, reader, watcher) = watched();
+            story.change(2, NodeDeleted, "/r");
+            match by_get {
+                true => missed(&story, reader),
+                false => {
+                    story.did(reader, Op::exists("/r"), Answer::Exists(None));
+                }
+            }
+            story.breaks(check, LOST, &["zxid 2", "call 1"]);
+            story.receive(watcher, 2, NodeDeleted, "/r");
+            story.breaks(check, TOO_LATE, &["call 1", "zxid 2"]);
+        }
+        let (story, reader, watcher) = watched();
+        story.change(2, NodeDeleted, "/r");
+        story.receive(watcher, 2, NodeDeleted, "/r");
+        missed(&story, reader);
         story.passes(check);
     }
 }

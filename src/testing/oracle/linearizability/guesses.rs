@@ -4,12 +4,14 @@
 use std::collections::{BTreeMap, HashMap};
 
 use crate::op::EventKind;
+use crate::stat::Stat;
 use crate::testing::history::{Answer, Call, History, Moment, Op, Outcome};
 
 /// Where in the cluster's order a call may stand, as far as zxids tell: twice the zxid of a write, and
 /// one more for what comes after it.
 pub(super) struct Guesses<'a> {
-    /// The write that data came from, by path and data, as answers show it.
+    /// The write that data came from, by path and data, as answers and the tree at the end show it. For
+    /// what the cluster has numbered by the path without its number, too.
     shown: HashMap<(&'a str, &'a [u8]), u64>,
     /// What was the newest zxid of all answers, by when it was answered.
     newest: BTreeMap<Moment, u64>,
@@ -20,11 +22,23 @@ pub(super) struct Guesses<'a> {
 impl<'a> Guesses<'a> {
     pub(super) fn new(history: &'a History) -> Guesses<'a> {
         let mut shown = HashMap::new();
+        let mut shows = |path: &'a str, data: &'a [u8], stat: &Stat| {
+            shown.insert((path, data), stat.mzxid.0);
+            if stat.version == 0
+                && let Some((asked, number)) = path.split_at_checked(path.len().saturating_sub(10))
+                && number.bytes().all(|byte| byte.is_ascii_digit())
+            {
+                shown.insert((asked, data), stat.mzxid.0);
+            }
+        };
+        for (path, znode) in history.tree.iter().flatten() {
+            shows(path, &znode.data, &znode.stat);
+        }
         let mut seen = Vec::new();
         for call in &history.calls {
             if let (Op::Get { path }, Some(Answer::Data { data, stat })) = (&call.op, call.answer())
             {
-                shown.insert((&path[..], &data[..]), stat.mzxid.0);
+                shows(path, data, stat);
             }
             if let (Some(answered), Some(zxid)) =
                 (call.answered, call.answer().and_then(Answer::seen))

@@ -3,8 +3,10 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+use super::deadlines::Deadlines;
 use super::guesses::Guesses;
-use super::model::{self, Expected, Model, PathId, Step};
+use super::left;
+use super::model::{self, Birth, Expected, Made, Model, PathId, Step};
 use super::path_sets::PathSets;
 use super::search::Item;
 use crate::ids::SessionId;
@@ -15,13 +17,16 @@ use crate::testing::history::{
 };
 
 /// The znodes that are always there.
-const SYSTEM_ZNODES: [&str; 4] = ["/", "/zookeeper", "/zookeeper/config", "/zookeeper/quota"];
+pub(super) const SYSTEM_ZNODES: [&str; 4] =
+    ["/", "/zookeeper", "/zookeeper/config", "/zookeeper/quota"];
 
 /// What an item stands for.
 pub(super) enum Subject {
     Call(CallId),
     End(SessionId),
     Reap(String),
+    /// A look at the tree at the end.
+    Left(String),
 }
 
 /// Items that share no znode with any others.
@@ -36,18 +41,23 @@ pub(super) struct Part {
 }
 
 /// An operation before it is known which part it belongs to.
-struct Candidate<'a> {
-    subject: Subject,
-    session: SessionId,
-    called: u64,
-    answered: u64,
-    required: bool,
-    guess: u64,
-    kind: Kind<'a>,
+pub(super) struct Candidate<'a> {
+    pub subject: Subject,
+    pub session: SessionId,
+    pub called: u64,
+    /// For what may have happened the moment from which on it can't happen any more.
+    pub answered: u64,
+    pub required: bool,
+    pub guess: u64,
+    pub kind: Kind<'a>,
 }
 
-enum Kind<'a> {
+pub(super) enum Kind<'a> {
     Call(&'a Call),
+    /// A znode as it is at the end, or none.
+    Left(&'a str, Option<&'a FinalZnode>),
+    /// The names of a znode's children at the end.
+    LeftBelow(&'a str, Vec<&'a str>),
     /// Paths where it may own ephemerals; for sequential ones without an answer the parent.
     End(Vec<&'a str>),
     Reap(&'a str),
@@ -58,6 +68,7 @@ pub(super) fn parts(history: &History) -> Vec<Part> {
     let mut candidates = calls(history);
     candidates.extend(ends(history));
     candidates.extend(reaps(history));
+    left::add(history, &mut candidates);
     // A session's writes are in the order of their calls.
     candidates.sort_by_key(|candidate| candidate.called);
 
@@ -82,6 +93,7 @@ pub(super) fn parts(history: &History) -> Vec<Part> {
 
 fn calls(history: &History) -> Vec<Candidate<'_>> {
     let guesses = Guesses::new(history);
+    let deadlines = Deadlines::new(history);
     // When the newest completed `sync` of each attachment was called, by when it was answered.
     let mut syncs: HashMap<usize, Vec<(u64, u64)>> = HashMap::new();
     for call in &history.calls {
@@ -114,7 +126,7 @@ fn calls(history: &History) -> Vec<Candidate<'_>> {
             called,
             answered: match (required, call.answered) {
                 (true, Some(answered)) => answered.order,
-                _ => u64::MAX,
+                _ => deadlines.of(call),
             },
             required,
             guess: guesses.of(call),
@@ -240,15 +252,15 @@ fn reaps(history: &History) -> Vec<Candidate<'_>> {
     reaps
 }
 
-fn is_reapable(mode: CreateMode) -> bool {
+pub(super) fn is_reapable(mode: CreateMode) -> bool {
     mode == CreateMode::Container || mode.ttl_ms().is_some()
 }
 
 // ---- Which of them belong together ------------------------------------------------------------
 
-impl Candidate<'_> {
+impl<'a> Candidate<'a> {
     /// The paths that it names; of a sequential create without an answer the parent.
-    fn paths(&self) -> Vec<&str> {
+    pub(super) fn paths(&self) -> Vec<&'a str> {
         match &self.kind {
             Kind::Call(call) => {
                 let mut paths = Vec::new();
@@ -273,7 +285,7 @@ impl Candidate<'_> {
                 paths
             }
             Kind::End(paths) => paths.clone(),
-            Kind::Reap(path) => vec![path],
+            Kind::Reap(path) | Kind::Left(path, _) | Kind::LeftBelow(path, _) => vec![path],
         }
     }
 }
@@ -282,6 +294,9 @@ impl Candidate<'_> {
 fn tied(candidates: &[Candidate<'_>]) -> BTreeSet<String> {
     let mut tied = BTreeSet::new();
     for candidate in candidates {
+        if let Kind::LeftBelow(path, _) = &candidate.kind {
+            tied.insert(path.to_string());
+        }
         let Kind::Call(call) = &candidate.kind else {
             continue;
         };
@@ -334,7 +349,7 @@ fn part(candidates: Vec<Candidate<'_>>, initial: BTreeMap<&str, Option<&FinalZno
     let mut model = Model::default();
     for (path, znode) in initial {
         let Some(znode) = znode else {
-            model.insert(path, b"", (0, 0, SessionId::NONE));
+            model.insert(path, b"", (0, 0, SessionId::NONE), Birth(0));
             continue;
         };
         let stat = &znode.stat;
@@ -344,6 +359,7 @@ fn part(candidates: Vec<Candidate<'_>>, initial: BTreeMap<&str, Option<&FinalZno
             path,
             &znode.data,
             (stat.version, creates, stat.ephemeral_owner),
+            Birth(stat.czxid.0),
         );
     }
     let mut sessions: HashMap<SessionId, (usize, usize)> = HashMap::new();
@@ -360,7 +376,7 @@ fn part(candidates: Vec<Candidate<'_>>, initial: BTreeMap<&str, Option<&FinalZno
         let count = sessions.len();
         let (session, writes) = match candidate.kind {
             // The cluster's own are in no order.
-            Kind::Reap(_) => &mut (usize::MAX, 0),
+            Kind::Reap(_) | Kind::Left(..) | Kind::LeftBelow(..) => &mut (usize::MAX, 0),
             _ => sessions.entry(candidate.session).or_insert((count, 0)),
         };
         let place = *writes;
@@ -388,7 +404,7 @@ fn part(candidates: Vec<Candidate<'_>>, initial: BTreeMap<&str, Option<&FinalZno
     part
 }
 
-/// Gives each of the cluster's own deletions a session to itself.
+/// Gives each of the cluster's own deletions, and each look at the end, a session to itself.
 fn set_apart(items: &mut [Item], mut next: usize) {
     for item in items {
         if item.session == usize::MAX {
@@ -402,8 +418,21 @@ fn step_of(model: &mut Model, candidate: &Candidate<'_>) -> (Step, Expected) {
     match &candidate.kind {
         Kind::End(_) => (Step::End(candidate.session), Expected::Done),
         Kind::Reap(path) => (Step::Reap(model.path(path)), Expected::Done),
+        Kind::Left(path, None) => (Step::Get(model.path(path)), Expected::NoNode),
+        Kind::Left(path, Some(znode)) => {
+            let (path, stat) = (model.path(path), &znode.stat);
+            let born = Birth(stat.czxid.0);
+            let data = Expected::Data(model.data(&znode.data), stat.version, born);
+            let found = Expected::Found(stat.version, stat.ephemeral_owner, born);
+            let steps = vec![Step::Get(path), Step::Exists(path)];
+            (Step::MultiRead(steps), Expected::Multi(vec![data, found]))
+        }
+        Kind::LeftBelow(path, names) => {
+            let step = Step::Children(model.path(path));
+            (step, model::listed(names.iter().copied(), Birth(0)))
+        }
         Kind::Call(call) => {
-            let step = step(model, &call.op, candidate.session);
+            let step = step(model, &call.op, call.answer(), candidate.session);
             let expected = match &call.outcome {
                 Outcome::Ok(answer) => model::expected(model, &call.op, answer),
                 Outcome::Failed(error) => model::refusal(error).expect("others were sorted out"),
@@ -414,7 +443,7 @@ fn step_of(model: &mut Model, candidate: &Candidate<'_>) -> (Step, Expected) {
     }
 }
 
-fn step(model: &mut Model, op: &Op, session: SessionId) -> Step {
+fn step(model: &mut Model, op: &Op, answer: Option<&Answer>, session: SessionId) -> Step {
     match op {
         Op::Create { path, data, mode } => {
             let data = model.data(data);
@@ -422,21 +451,22 @@ fn step(model: &mut Model, op: &Op, session: SessionId) -> Step {
                 true => session,
                 false => SessionId::NONE,
             };
-            let reapable = is_reapable(*mode);
+            let node = Made {
+                data,
+                owner,
+                reapable: is_reapable(*mode),
+                czxid: Birth(answer.and_then(Answer::written).map_or(0, |zxid| zxid.0)),
+            };
             if mode.is_sequential() {
                 return Step::CreateSequential {
                     prefix: path.clone(),
                     parent: model.path(path::parent(path).unwrap_or("/")),
-                    data,
-                    owner,
-                    reapable,
+                    node,
                 };
             }
             Step::Create {
                 path: model.path(path),
-                data,
-                owner,
-                reapable,
+                node,
             }
         }
         Op::Set {
@@ -456,12 +486,18 @@ fn step(model: &mut Model, op: &Op, session: SessionId) -> Step {
             path: model.path(path),
             version: *version,
         },
-        Op::Multi(ops) => Step::Multi(ops.iter().map(|op| step(model, op, session)).collect()),
+        Op::Multi(ops) => Step::Multi(
+            // All of a multi is of one zxid, which the whole answer tells.
+            ops.iter()
+                .map(|op| step(model, op, answer, session))
+                .collect(),
+        ),
         Op::Get { path } => Step::Get(model.path(path)),
         Op::Exists { path } => Step::Exists(model.path(path)),
         Op::Children { path } => Step::Children(model.path(path)),
         Op::MultiRead(ops) => {
-            Step::MultiRead(ops.iter().map(|op| step(model, op, session)).collect())
+            let steps = ops.iter().map(|op| step(model, op, None, session));
+            Step::MultiRead(steps.collect())
         }
         Op::Sync | Op::Close => unreachable!("these are not looked for"),
     }

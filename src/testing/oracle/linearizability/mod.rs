@@ -4,15 +4,21 @@
 //! The judge is Wing and Gong's search with Lowe's memory. It takes a history apart into parts that
 //! share no znode, which is sound because linearizability is local (Herlihy and Wing, 1990); a multi
 //! ties its znodes together, and so do a sequential create, a listing of children and a deletion tie a
-//! parent to its children. Zxids are used to guess an order that fits, never to conclude anything.
+//! parent to its children. Zxids are used to guess an order that fits, never to conclude anything, but for
+//! one: which of several creations of a path a znode is of.
 //!
 //! Calls that were never answered, or whose outcome is unknown, may have happened at any time after
-//! their call, or not at all. So may the end of a session that owns ephemerals, unless it was recorded.
+//! their call, or not at all; but not after their session was attached again or is over. So may the end of a session that owns ephemerals, unless it was recorded.
 //! A session's own read takes part when it follows a `sync`: then it shows nothing older than what was
 //! there when the `sync` was called.
+//!
+//! The tree at the end, where somebody looked, is a read of every path that a call names, found or
+//! missing, after the last answer.
 
+mod deadlines;
 mod guesses;
 mod items;
+mod left;
 mod model;
 mod path_sets;
 mod search;
@@ -96,6 +102,7 @@ fn describe(history: &History, subject: &Subject) -> String {
         Subject::Call(call) => history.describe(history.call(*call)),
         Subject::End(session) => format!("session {session} is over"),
         Subject::Reap(path) => format!("the cluster deletes {path}"),
+        Subject::Left(path) => left::describe(history, path),
     }
 }
 

@@ -10,6 +10,7 @@ use std::hash::{BuildHasher, Hash};
 use crate::error::Error;
 use crate::ids::{SessionId, Version};
 use crate::path;
+use crate::stat::Stat;
 use crate::testing::history::{Answer, Op};
 
 /// A path, as a number.
@@ -19,12 +20,28 @@ pub(super) struct PathId(u32);
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 struct DataId(u32);
 
+/// Which creation a znode is of: the zxid that it was answered with, or 0 where nobody knows it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(super) struct Birth(pub u64);
+
+impl Birth {
+    fn of(stat: &Stat) -> Birth {
+        Birth(stat.czxid.0)
+    }
+
+    /// Whether both may be the same: nothing is concluded where one of them is not known.
+    fn may_be(self, other: Birth) -> bool {
+        self == other || self.0 == 0 || other.0 == 0
+    }
+}
+
 /// A znode.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 struct Node {
     data: DataId,
     version: i32,
     owner: SessionId,
+    czxid: Birth,
     /// Deleted by the cluster some time.
     reapable: bool,
     /// How many children were ever created: the next sequence number.
@@ -39,17 +56,13 @@ struct Node {
 pub(super) enum Step {
     Create {
         path: PathId,
-        data: u32,
-        owner: SessionId,
-        reapable: bool,
+        node: Made,
     },
     /// The name is made of this prefix and the parent's counter.
     CreateSequential {
         prefix: String,
         parent: PathId,
-        data: u32,
-        owner: SessionId,
-        reapable: bool,
+        node: Made,
     },
     Set {
         path: PathId,
@@ -75,19 +88,28 @@ pub(super) enum Step {
     Reap(PathId),
 }
 
+/// What a creation makes.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub(super) struct Made {
+    pub data: u32,
+    pub owner: SessionId,
+    pub reapable: bool,
+    pub czxid: Birth,
+}
+
 /// What the answer of an operation must be.
 #[derive(Clone, PartialEq, Debug)]
 pub(super) enum Expected {
     Anything,
     Created(PathId),
     /// The version after a set.
-    Set(i32),
+    Set(i32, Birth),
     Done,
     Multi(Vec<Expected>),
-    Data(u32, i32),
+    Data(u32, i32, Birth),
     Missing,
-    Found(i32, SessionId),
-    Children(u32, u128),
+    Found(i32, SessionId, Birth),
+    Children(u32, u128, Birth),
     NoNode,
     NodeExists,
     BadVersion(i32),
@@ -178,12 +200,14 @@ impl Model {
         path: &str,
         data: &[u8],
         (version, creates, owner): (i32, i32, SessionId),
+        czxid: Birth,
     ) {
         let id = self.path(path);
         let node = Node {
             data: DataId(self.data(data)),
             version,
             owner,
+            czxid,
             reapable: false,
             creates,
             children: 0,
@@ -234,20 +258,20 @@ impl Model {
                         .all(|(step, expected)| self.answers(step, expected));
             }
             Step::Get(path) => match self.node(*path) {
-                Some(node) => Expected::Data(node.data.0, node.version),
+                Some(node) => Expected::Data(node.data.0, node.version, node.czxid),
                 None => Expected::NoNode,
             },
             Step::Exists(path) => match self.node(*path) {
-                Some(node) => Expected::Found(node.version, node.owner),
+                Some(node) => Expected::Found(node.version, node.owner, node.czxid),
                 None => Expected::Missing,
             },
             Step::Children(path) => match self.node(*path) {
-                Some(node) => Expected::Children(node.children, node.names),
+                Some(node) => Expected::Children(node.children, node.names, node.czxid),
                 None => Expected::NoNode,
             },
             _ => unreachable!("only reads are asked"),
         };
-        found == *expected
+        matches(&found, expected)
     }
 
     /// Does it, if it is answered like this; otherwise nothing has happened.
@@ -275,22 +299,15 @@ impl Model {
 
     fn try_step(&mut self, step: &Step) -> Result<Expected, Expected> {
         match step {
-            Step::Create {
-                path,
-                data,
-                owner,
-                reapable,
-            } => self.create(*path, *data, *owner, *reapable),
+            Step::Create { path, node } => self.create(*path, *node),
             Step::CreateSequential {
                 prefix,
                 parent,
-                data,
-                owner,
-                reapable,
+                node,
             } => {
                 let creates = self.existing(*parent)?.creates;
                 let path = self.path(&format!("{prefix}{creates:010}"));
-                self.create(path, *data, *owner, *reapable)
+                self.create(path, *node)
             }
             Step::Set {
                 path,
@@ -302,7 +319,7 @@ impl Model {
                 node.data = DataId(*data);
                 node.version += 1;
                 self.write(*path, Some(node));
-                Ok(Expected::Set(node.version))
+                Ok(Expected::Set(node.version, node.czxid))
             }
             Step::Delete { path, version } => {
                 let node = self.existing(*path)?;
@@ -351,13 +368,7 @@ impl Model {
         }
     }
 
-    fn create(
-        &mut self,
-        path: PathId,
-        data: u32,
-        owner: SessionId,
-        reapable: bool,
-    ) -> Result<Expected, Expected> {
+    fn create(&mut self, path: PathId, made: Made) -> Result<Expected, Expected> {
         let parent = self.parent(path).ok_or(Expected::NodeExists)?;
         let parent = self.existing(parent)?;
         if self.node(path).is_some() {
@@ -367,10 +378,11 @@ impl Model {
             return Err(Expected::NoChildrenForEphemerals);
         }
         let node = Node {
-            data: DataId(data),
+            data: DataId(made.data),
             version: 0,
-            owner,
-            reapable,
+            owner: made.owner,
+            czxid: made.czxid,
+            reapable: made.reapable,
             creates: 0,
             children: 0,
             names: 0,
@@ -427,10 +439,14 @@ impl Model {
         match self.node(path) {
             None => format!("{name} doesn't exist"),
             Some(node) => format!(
-                "{name} holds \"{}\", version {}, {} children",
+                "{name} holds \"{}\", version {}, {} children{}",
                 self.data_texts[node.data.0 as usize].escape_ascii(),
                 node.version,
-                node.children
+                node.children,
+                match node.czxid.0 {
+                    0 => String::new(),
+                    czxid => format!(", created by {czxid}"),
+                }
             ),
         }
     }
@@ -450,6 +466,18 @@ fn matches(found: &Expected, expected: &Expected) -> bool {
         (found, Expected::Anything) => !found.is_refusal(),
         (Expected::Multi(found), Expected::Multi(expected)) => {
             found.len() == expected.len() && found.iter().zip(expected).all(|(f, e)| matches(f, e))
+        }
+        (Expected::Set(version, born), Expected::Set(expected, of)) => {
+            version == expected && born.may_be(*of)
+        }
+        (Expected::Data(data, version, born), Expected::Data(expected, its_version, of)) => {
+            (data, version) == (expected, its_version) && born.may_be(*of)
+        }
+        (Expected::Found(version, owner, born), Expected::Found(expected, its_owner, of)) => {
+            (version, owner) == (expected, its_owner) && born.may_be(*of)
+        }
+        (Expected::Children(count, names, born), Expected::Children(expected, its_names, of)) => {
+            (count, names) == (expected, its_names) && born.may_be(*of)
         }
         (found, expected) => found == expected,
     }
@@ -471,7 +499,7 @@ pub(super) fn name_hash(path: &str) -> u128 {
 pub(super) fn expected(model: &mut Model, op: &Op, answer: &Answer) -> Expected {
     match (op, answer) {
         (_, Answer::Created { path, .. }) => Expected::Created(model.path(path)),
-        (_, Answer::Set(stat)) => Expected::Set(stat.version),
+        (_, Answer::Set(stat)) => Expected::Set(stat.version, Birth::of(stat)),
         (_, Answer::Done) => Expected::Done,
         (Op::Multi(ops) | Op::MultiRead(ops), Answer::Multi(answers))
             if ops.len() == answers.len() =>
@@ -485,15 +513,28 @@ pub(super) fn expected(model: &mut Model, op: &Op, answer: &Answer) -> Expected 
         }
         // No multi is answered like this: it can't be explained.
         (_, Answer::Multi(_)) => Expected::Multi(Vec::new()),
-        (_, Answer::Data { data, stat }) => Expected::Data(model.data(data), stat.version),
+        (_, Answer::Data { data, stat }) => {
+            Expected::Data(model.data(data), stat.version, Birth::of(stat))
+        }
         (_, Answer::Refused(error)) => refusal(error).unwrap_or(Expected::Anything),
         (_, Answer::Exists(None)) => Expected::Missing,
-        (_, Answer::Exists(Some(stat))) => Expected::Found(stat.version, stat.ephemeral_owner),
-        (_, Answer::Children { names, .. }) => Expected::Children(
-            u32::try_from(names.len()).expect("not that many"),
-            names.iter().fold(0, |all, name| all ^ name_hash(name)),
-        ),
+        (_, Answer::Exists(Some(stat))) => {
+            Expected::Found(stat.version, stat.ephemeral_owner, Birth::of(stat))
+        }
+        (_, Answer::Children { names, stat }) => {
+            listed(names.iter().map(String::as_str), Birth::of(stat))
+        }
     }
+}
+
+/// A listing of these names, in any order.
+pub(super) fn listed<'a>(names: impl ExactSizeIterator<Item = &'a str>, czxid: Birth) -> Expected {
+    let count = u32::try_from(names.len()).expect("not that many");
+    Expected::Children(
+        count,
+        names.fold(0, |all, name| all ^ name_hash(name)),
+        czxid,
+    )
 }
 
 /// What a refusal says of the tree; `None` where it says nothing.

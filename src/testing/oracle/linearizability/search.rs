@@ -3,7 +3,8 @@
 //!
 //! An operation may come next when none that must come before it is left: none that was answered before
 //! it was called, and no earlier write of its session. What changes nothing is taken as soon as it fits,
-//! which loses no solution. What nobody has heard of may be left out.
+//! which loses no solution, unless it was called after something else can't happen any more: to take it
+//! is to decide that the other has not happened. What nobody has heard of may be left out.
 
 use std::collections::HashSet;
 
@@ -13,7 +14,8 @@ use super::model::{Expected, Model, Step, hash};
 pub(super) struct Item {
     /// When it was called, in the order of the history.
     pub called: u64,
-    /// When it was answered; `u64::MAX` where it may happen at any time later, or never.
+    /// When it was answered. What need not have happened can't happen after this any more: `u64::MAX`
+    /// where it can at any time.
     pub answered: u64,
     /// Whether it must have happened.
     pub required: bool,
@@ -148,6 +150,8 @@ struct Search<'a> {
     model: &'a mut Model,
     waiting: Waiting,
     order: Vec<usize>,
+    /// For each place in the order, when the latest of those up to it was called.
+    latest: Vec<u64>,
     /// The hash of the set of items in the order.
     order_hash: u128,
     sessions: Vec<Session>,
@@ -179,6 +183,7 @@ pub(super) fn search(items: &[Item], model: &mut Model) -> Verdict {
         model,
         waiting: Waiting::new(items),
         order: Vec::new(),
+        latest: Vec::new(),
         order_hash: 0,
         sessions,
         required: items.iter().filter(|item| item.required).count(),
@@ -205,8 +210,14 @@ impl Search<'_> {
             let mut choices: Vec<usize> = next
                 .iter()
                 .copied()
-                .filter(|&item| !self.items[item].step.is_read() && self.may_come(item))
+                .filter(|&item| self.may_come(item) && self.is_decision(item))
                 .collect();
+            // Of the reads the one that was called first rules out the least, and the others can follow.
+            let reads = choices
+                .iter()
+                .filter(|&&item| self.items[item].step.is_read());
+            let first = reads.min_by_key(|&&item| self.items[item].called).copied();
+            choices.retain(|&item| !self.items[item].step.is_read() || Some(item) == first);
             choices.sort_by_key(|&item| (self.items[item].guess, self.items[item].called));
             frames.push(Frame {
                 choices,
@@ -234,7 +245,7 @@ impl Search<'_> {
             };
             frame.tried += 1;
             let Item { step, expected, .. } = &self.items[item];
-            if !self.model.apply(step, expected) {
+            if !step.is_read() && !self.model.apply(step, expected) {
                 continue;
             }
             self.take(item);
@@ -256,6 +267,7 @@ impl Search<'_> {
     fn back_to(&mut self, order: usize, mark: usize) {
         while self.order.len() > order {
             let index = self.order.pop().expect("it is longer");
+            self.latest.pop();
             let item = &self.items[index];
             self.waiting.relink(index);
             self.order_hash ^= hash(&index);
@@ -273,6 +285,7 @@ impl Search<'_> {
         let item = &self.items[index];
         self.waiting.unlink(index);
         self.order.push(index);
+        self.latest.push(self.latest().max(item.called));
         self.order_hash ^= hash(&index);
         self.required -= usize::from(item.required);
         if !item.step.is_read() {
@@ -288,9 +301,10 @@ impl Search<'_> {
         loop {
             let mut taken = false;
             self.waiting.next(next);
+            let deadline = self.deadline(next);
             for &item in next.iter() {
                 self.steps += 1;
-                if self.fits_without_effect(item) {
+                if self.items[item].called < deadline && self.fits_without_effect(item) {
                     self.take(item);
                     taken = true;
                 }
@@ -299,6 +313,28 @@ impl Search<'_> {
                 return;
             }
         }
+    }
+
+    /// The first moment after which something that still can happen can't any more.
+    fn deadline(&self, next: &[usize]) -> u64 {
+        let items = next.iter().map(|&index| &self.items[index]);
+        let live = items.filter(|item| {
+            let sessions_next = self.sessions[item.session].next_place();
+            !item.required && item.answered > self.latest() && item.place >= sessions_next
+        });
+        live.map(|item| item.answered).min().unwrap_or(u64::MAX)
+    }
+
+    /// When the latest of those in the order was called.
+    fn latest(&self) -> u64 {
+        self.latest.last().copied().unwrap_or_default()
+    }
+
+    /// Whether something that may come is to be decided on: a write, or a read that fits and was not
+    /// taken because it rules something out.
+    fn is_decision(&self, index: usize) -> bool {
+        let Item { step, expected, .. } = &self.items[index];
+        !step.is_read() || self.model.answers(step, expected)
     }
 
     fn fits_without_effect(&mut self, index: usize) -> bool {
@@ -314,9 +350,13 @@ impl Search<'_> {
             && self.model.apply(&item.step, &item.expected)
     }
 
-    /// Whether no earlier write of its session, which must have happened, is left.
+    /// Whether no earlier write of its session, which must have happened, is left, and it is not too
+    /// late for it.
     fn may_come(&self, index: usize) -> bool {
         let item = &self.items[index];
+        if item.answered <= self.latest() {
+            return false;
+        }
         let session = &self.sessions[item.session];
         let left = session.required.get(session.required_done);
         match item.step.is_read() {

@@ -8,7 +8,9 @@ use super::*;
 use crate::error::Error;
 use crate::ids::{SessionId, Version, Zxid};
 use crate::op::CreateMode;
-use crate::testing::history::{Answer, AttachmentEnd, AttachmentId, CallId, Op, Outcome};
+use crate::testing::history::{
+    Answer, AttachmentEnd, AttachmentId, CallId, FinalZnode, Op, Outcome,
+};
 use crate::testing::oracle::story::*;
 
 /// A register that holds "0", and two sessions.
@@ -201,16 +203,16 @@ fn a_multi_happens_as_a_whole() {
     story.did(one, create("/bank/a", "10"), created("/bank/a", 2));
     story.did(one, create("/bank/b", "0"), created("/bank/b", 3));
     let call = story.call(one, transfer("4", "6"));
-    story.did_linearizable(two, Op::get("/bank/a"), data("4", 1, 4));
+    story.did_linearizable(two, Op::get("/bank/a"), born(2, data("4", 1, 4)));
     let torn = story.recorder.call_linearizable(two, Op::get("/bank/b"));
-    let done = vec![Answer::Set(stat(1, 4)), Answer::Set(stat(1, 4))];
-    story.answer(call, Answer::Multi(done));
+    let done = [2, 3].map(|czxid| born(czxid, Answer::Set(stat(1, 4))));
+    story.answer(call, Answer::Multi(done.to_vec()));
     let whole = story.history();
-    story.answer(torn, data("6", 1, 4));
+    story.answer(torn, born(3, data("6", 1, 4)));
     story.passes(check);
     assert!(whole.calls.len() > 4);
 
-    story.did_linearizable(two, Op::get("/bank/b"), data("0", 0, 3));
+    story.did_linearizable(two, Op::get("/bank/b"), born(3, data("0", 0, 3)));
     story.breaks(check, NO_ORDER, &["get /bank/b"]);
 }
 
@@ -225,8 +227,8 @@ fn half_a_multi_is_found() {
         Op::set("/b", "6", Version::ANY),
     ]);
     let call = story.call(one, both);
-    story.did_linearizable(two, Op::get("/a"), data("4", 1, 4));
-    story.did_linearizable(two, Op::get("/b"), data("0", 0, 3));
+    story.did_linearizable(two, Op::get("/a"), born(2, data("4", 1, 4)));
+    story.did_linearizable(two, Op::get("/b"), born(3, data("0", 0, 3)));
     story.unknown(call);
     story.breaks(check, NO_ORDER, &["call 4", "get /b"]);
 }
@@ -297,18 +299,161 @@ fn a_read_after_a_sync_is_not_older_than_the_sync() {
 fn what_is_there_at_the_beginning_counts() {
     let mut story = Story::new();
     let one = story.session(1);
-    let znode = crate::testing::history::FinalZnode::new("0", stat(3, 7));
+    let znode = FinalZnode::new("0", stat(3, 7));
     story.recorder.initial_tree([("/r".to_string(), znode)]);
     story.did(one, Op::set("/r", "a", Version(3)), stat(4, 9));
     story.passes(check);
 }
 
+#[test]
+fn what_is_refused_is_not_there_at_the_end() {
+    let (queue, limit) = ("requests", 8);
+    let mut story = Story::new();
+    let one = story.session(1);
+    let refused = story.call(one, create("/r", "0"));
+    story.refuse(refused, Error::Overloaded { queue, limit });
+    ends(&story, None);
+    story.passes(check);
+    ends(&story, Some(left("0", 0, 1, 1)));
+    story.breaks(
+        check,
+        NO_ORDER,
+        &["/r holds \"0\" at the end", "/r doesn't exist"],
+    );
+
+    // Nor under a name that nobody was told.
+    let mut story = Story::new();
+    let one = story.session(1);
+    story.did(one, create("/r", ""), created("/r", 1));
+    let sequential = Op::create("/r/x-", "a", CreateMode::PersistentSequential);
+    let refused = story.call(one, sequential);
+    story.refuse(refused, Error::Overloaded { queue, limit });
+    let r = ("/r".to_string(), left("", 0, 1, 1));
+    let made = ("/r/x-0000000000".to_string(), left("a", 0, 2, 2));
+    story.recorder.tree([r, made]);
+    story.breaks(check, NO_ORDER, &["/r/x-0000000000 holds \"a\" at the end"]);
+}
+
+#[test]
+fn the_tree_at_the_end_is_what_the_last_write_has_left() {
+    let (story, one, _) = register();
+    story.did(one, set("/r", "a"), stat(1, 2));
+    ends(&story, Some(left("a", 1, 1, 2)));
+    story.passes(check);
+    for wrong in [left("b", 1, 1, 2), left("a", 2, 1, 2), left("0", 0, 1, 1)] {
+        ends(&story, Some(wrong));
+        story.breaks(check, NO_ORDER, &["/r holds \"a\""]);
+    }
+    let owner = SessionId(1);
+    let mut owned = left("a", 1, 1, 2);
+    owned.stat.ephemeral_owner = owner;
+    ends(&story, Some(owned));
+    story.breaks(check, NO_ORDER, &["at the end"]);
+}
+
+#[test]
+fn what_was_made_again_is_there_at_the_end() {
+    let (story, one, _) = register();
+    story.did(one, Op::delete("/r", Version::ANY), ());
+    ends(&story, None);
+    story.passes(check);
+    story.did(one, create("/r", "0"), created("/r", 3));
+    ends(&story, Some(left("0", 0, 3, 3)));
+    story.passes(check);
+    ends(&story, None);
+    story.breaks(check, NO_ORDER, &["/r is not there at the end"]);
+}
+
+#[test]
+fn an_unknown_outcome_is_the_same_at_the_end_as_before() {
+    let (story, one, two) = register();
+    let lost = story.call(one, set("/r", "a"));
+    story.unknown(lost);
+    for left in [left("0", 0, 1, 1), left("a", 1, 1, 2)] {
+        ends(&story, Some(left));
+        story.passes(check);
+    }
+    story.did_linearizable(two, Op::get("/r"), data("a", 1, 2));
+    ends(&story, Some(left("0", 0, 1, 1)));
+    story.breaks(check, NO_ORDER, &["/r holds \"0\" at the end"]);
+}
+
+#[test]
+fn a_znode_is_of_the_creation_that_it_names() {
+    let (story, one, two) = register();
+    story.did(one, Op::delete("/r", Version::ANY), ());
+    story.did(one, create("/r", "0"), created("/r", 5));
+    story.did_linearizable(two, Op::get("/r"), born(5, data("0", 0, 5)));
+    story.passes(check);
+    story.did_linearizable(two, Op::get("/r"), data("0", 0, 1));
+    story.breaks(check, NO_ORDER, &["call 4", "created by 5"]);
+
+    // Where nobody knows which zxid a creation had, any will do.
+    let (story, one, two) = register();
+    story.did(one, Op::delete("/r", Version::ANY), ());
+    let unknown = story.call(one, create("/r", "0"));
+    story.unknown(unknown);
+    story.did_linearizable(two, Op::get("/r"), born(7, data("0", 0, 7)));
+    story.passes(check);
+}
+
+/// A session has a write under way that is never answered, and then no more say there.
+fn out_of_reach(cut_off: impl FnOnce(&Story, AttachmentId)) -> (Story, AttachmentId) {
+    let (story, one, two) = register();
+    story.call(one, set("/r", "a"));
+    cut_off(&story, one);
+    (story, two)
+}
+
+#[test]
+fn an_unknown_write_happens_before_its_session_is_attached_again_or_ends_or_never() {
+    type CutOff = fn(&Story, AttachmentId);
+    let ways: [CutOff; 3] = [
+        |story, _| {
+            story.attach(SessionId(1), 2, 1);
+        },
+        |story, _| story.recorder.session_ended(SessionId(1), None),
+        |story, one| {
+            story.did(one, Op::Close, ());
+        },
+    ];
+    for cut_off in ways {
+        for seen in [data("0", 0, 1), data("a", 1, 2)] {
+            let (story, two) = out_of_reach(cut_off);
+            story.did_linearizable(two, Op::get("/r"), seen.clone());
+            story.did_linearizable(two, Op::get("/r"), seen);
+            story.passes(check);
+        }
+        let (story, two) = out_of_reach(cut_off);
+        story.did_linearizable(two, Op::get("/r"), data("0", 0, 1));
+        story.did_linearizable(two, Op::get("/r"), data("a", 1, 2));
+        story.breaks(check, NO_ORDER, &["get /r -> \"a\""]);
+    }
+    // As long as it is attached there, it may still come.
+    let (story, two) = out_of_reach(|_, _| {});
+    story.did_linearizable(two, Op::get("/r"), data("0", 0, 1));
+    story.did_linearizable(two, Op::get("/r"), data("a", 1, 2));
+    story.passes(check);
+}
+
+#[test]
+fn a_read_that_says_nothing_decides_nothing_of_a_write_that_can_happen_no_more() {
+    // The first read fits before and after the write; that it is taken first must not rule it out.
+    let (story, two) = out_of_reach(|story, _| {
+        story.attach(SessionId(1), 2, 1);
+    });
+    story.did_linearizable(two, Op::children("/r"), names(&[], 1));
+    story.did_linearizable(two, Op::get("/r"), data("a", 1, 2));
+    story.passes(check);
+}
+
 /// Runs random calls of `clients` against the model itself, each taking effect at a random moment of
-/// its call. Of the writes one in so many is never answered, and half of those have happened.
+/// its call. Now and then a client without a call under way attaches its session again. Of the writes one in so many is never answered, and half of those have happened.
 fn random(seed: u64, clients: usize, calls: usize, one_lost_in: u32) -> Story {
     let mut rng = SmallRng::seed_from_u64(seed);
     let mut story = Story::new();
-    let sessions: Vec<_> = (0..clients).map(|_| story.session(1)).collect();
+    let mut sessions: Vec<_> = (0..clients).map(|_| story.session(1)).collect();
+    let mut attached = vec![0; clients];
     let mut zxid = 0;
     for path in ["/r0", "/r1", "/r2", "/q"] {
         zxid += 1;
@@ -319,13 +464,19 @@ fn random(seed: u64, clients: usize, calls: usize, one_lost_in: u32) -> Story {
         ("0".to_string(), 0, 2),
         ("0".to_string(), 0, 3),
     ];
-    let mut appended = 0;
+    let mut appended: Vec<(Vec<u8>, u64)> = Vec::new();
     // What each client has under way: its call, and the answer once it has taken effect.
     let mut under_way: Vec<Option<(CallId, Op, Option<Answer>)>> = vec![None; clients];
     let mut made = 0;
     while made < calls || under_way.iter().any(Option::is_some) {
         let client = rng.gen_range(0..clients);
         match &mut under_way[client] {
+            // What it has lost has happened now, or never will.
+            None if rng.gen_ratio(1, 50) => {
+                attached[client] += 1;
+                let session = SessionId(i64::try_from(client).unwrap() + 1);
+                sessions[client] = story.attach(session, 1, attached[client]);
+            }
             None if made < calls => {
                 made += 1;
                 let register = rng.gen_range(0..3);
@@ -349,8 +500,9 @@ fn random(seed: u64, clients: usize, calls: usize, one_lost_in: u32) -> Story {
             Some((call, op, answer @ None)) => {
                 *answer = Some(match op {
                     Op::Get { path } => {
-                        let (text, version, mzxid) = &values[path[2..].parse::<usize>().unwrap()];
-                        data(text, *version, *mzxid)
+                        let register = path[2..].parse::<usize>().unwrap();
+                        let (text, version, mzxid) = &values[register];
+                        born(register as u64 + 1, data(text, *version, *mzxid))
                     }
                     Op::Set {
                         path,
@@ -358,7 +510,8 @@ fn random(seed: u64, clients: usize, calls: usize, one_lost_in: u32) -> Story {
                         version,
                     } => {
                         zxid += 1;
-                        let value = &mut values[path[2..].parse::<usize>().unwrap()];
+                        let register = path[2..].parse::<usize>().unwrap();
+                        let value = &mut values[register];
                         if !version.matches(value.1) {
                             let path = path.clone();
                             let (expected, found) = (*version, value.1);
@@ -374,12 +527,12 @@ fn random(seed: u64, clients: usize, calls: usize, one_lost_in: u32) -> Story {
                             continue;
                         }
                         *value = (String::from_utf8(data.clone()).unwrap(), value.1 + 1, zxid);
-                        Answer::Set(stat(value.1, zxid))
+                        born(register as u64 + 1, Answer::Set(stat(value.1, zxid)))
                     }
-                    Op::Create { .. } => {
+                    Op::Create { data, .. } => {
                         zxid += 1;
-                        appended += 1;
-                        created(&format!("/q/x-{:010}", appended - 1), zxid)
+                        appended.push((data.clone(), zxid));
+                        created(&format!("/q/x-{:010}", appended.len() - 1), zxid)
                     }
                     _ => unreachable!(),
                 });
@@ -392,7 +545,39 @@ fn random(seed: u64, clients: usize, calls: usize, one_lost_in: u32) -> Story {
             }
         }
     }
+    let registers = values
+        .iter()
+        .zip(1..)
+        .map(|((text, version, mzxid), czxid)| {
+            let path = format!("/r{}", czxid - 1);
+            (path, left(&text[..], *version, czxid, *mzxid))
+        });
+    let queue = appended
+        .into_iter()
+        .enumerate()
+        .map(|(number, (data, zxid))| {
+            let path = format!("/q/x-{number:010}");
+            (path, left(data, 0, zxid, zxid))
+        });
+    let q = ("/q".to_string(), left("0", 0, 4, 4));
+    story.recorder.tree(registers.chain(queue).chain([q]));
     story
+}
+
+/// A znode at the end.
+fn left(data: impl Into<Vec<u8>>, version: i32, czxid: u64, mzxid: u64) -> FinalZnode {
+    let stat = crate::Stat {
+        czxid: Zxid(czxid),
+        ..stat(version, mzxid)
+    };
+    FinalZnode::new(data, stat)
+}
+
+/// The tree at the end holds `/r` like this, and nothing else.
+fn ends(story: &Story, znode: Option<FinalZnode>) {
+    story
+        .recorder
+        .tree(znode.map(|znode| ("/r".to_string(), znode)));
 }
 
 #[test]
@@ -439,5 +624,6 @@ fn ten_thousand_calls_of_eight_clients_are_judged_at_once() {
     let found = check(&late).expect_err("a stale read");
     assert_eq!(found.promise, NO_ORDER, "{stale} is stale: {found}");
     history.calls.truncate(10);
+    history.tree = None;
     assert!(check(&history).is_ok());
 }
