@@ -3,7 +3,9 @@
 use super::Pending;
 use super::pending::Convert;
 use crate::ids::NodeId;
-use crate::node::{Call, Command, Members, MembershipRequest, Node};
+#[cfg(any(test, feature = "testing"))]
+use crate::node::NodeHandle;
+use crate::node::{Call, Command, Members, MembershipRequest, Node, NodeShared};
 
 /// Who takes part, and who leads. Each of these goes to the leader by itself, whichever node it is
 /// called on; it is answered when the change is committed and applied, and is asked again under the
@@ -71,8 +73,19 @@ impl Node {
     }
 
     fn ask(&self, request: MembershipRequest) -> Pending<Members> {
-        let (call, answer) = Call::new();
-        self.shared().command(Command::Membership { request, call });
-        Pending::waiting(answer, Convert::Members(|members| members))
+        ask(self.shared(), request)
     }
+}
+
+#[cfg(any(test, feature = "testing"))]
+impl NodeHandle {
+    pub(crate) fn ask(&self, request: MembershipRequest) -> Pending<Members> {
+        ask(self.shared(), request)
+    }
+}
+
+fn ask(node: &NodeShared, request: MembershipRequest) -> Pending<Members> {
+    let (call, answer) = Call::new();
+    node.command(Command::Membership { request, call });
+    Pending::waiting(answer, Convert::Members(|members| members))
 }

@@ -95,14 +95,9 @@ impl SessionBuilder {
     /// [`Error::Overloaded`], [`Error::Stopped`].
     pub fn open(self) -> Pending<Session> {
         let mut password: Password = [0; 16];
-        if let Err(error) = getrandom::fill(&mut password) {
+        if let Err(error) = self.node.entropy.fill(&mut password) {
             return Pending::ready(Err(no_randomness(error)));
         }
-        self.open_with(password)
-    }
-
-    /// [`SessionBuilder::open`] with a password that the caller has drawn.
-    pub(crate) fn open_with(self, password: Password) -> Pending<Session> {
         let keeper = self.keeper;
         let (call, answer) = Call::session(password, keeper);
         let timeout_ms = self.timeout_ms();
@@ -121,14 +116,10 @@ impl SessionBuilder {
     /// # Errors
     /// [`Error::WrongPassword`], [`Error::SessionExpired`], [`Error::Overloaded`], [`Error::Stopped`].
     pub fn attach(self, credentials: &Credentials) -> Pending<Session> {
-        match getrandom::u64() {
-            Ok(nonce) => self.attach_with(credentials, nonce),
-            Err(error) => Pending::ready(Err(no_randomness(error))),
-        }
-    }
-
-    /// [`SessionBuilder::attach`] with a nonce that the caller has drawn.
-    pub(crate) fn attach_with(self, credentials: &Credentials, nonce: u64) -> Pending<Session> {
+        let nonce = match self.node.entropy.draw() {
+            Ok(nonce) => nonce,
+            Err(error) => return Pending::ready(Err(no_randomness(error))),
+        };
         let (session, password) = (credentials.session, credentials.password);
         let keeper = self.keeper;
         let (call, answer) = Call::session(password, keeper);

@@ -103,19 +103,9 @@ pub(crate) fn run_writer(storage: &Arc<dyn Storage>, jobs: &Receiver<WriteJob>, 
         let Some(first) = waiting.take().or_else(next) else {
             return;
         };
-        let done = match first {
-            WriteJob::Compact { index } => storage.compact(index).map(|()| None),
-            WriteJob::Write {
-                number,
-                publish,
-                batch,
-            } => {
-                let (number, batch, next) = gather(number, batch, jobs);
-                waiting = next;
-                write(storage, publish, &batch).map(|()| Some(number))
-            }
-        };
-        match done {
+        let (job, next) = joined(first, jobs);
+        waiting = next;
+        match carry_out(storage, job) {
             Ok(Some(number)) => reports.report(Done::Persisted { number }),
             Ok(None) => {}
             Err(error) => return reports.report(Done::Failed(error)),
@@ -123,7 +113,42 @@ pub(crate) fn run_writer(storage: &Arc<dyn Storage>, jobs: &Receiver<WriteJob>, 
     }
 }
 
-pub(crate) fn write(
+/// Joins to a job whatever else is queued and may share its sync; returns a job that may not, too.
+pub(crate) fn joined(job: WriteJob, jobs: &Receiver<WriteJob>) -> (WriteJob, Option<WriteJob>) {
+    match job {
+        WriteJob::Compact { .. } => (job, None),
+        WriteJob::Write {
+            number,
+            publish,
+            batch,
+        } => {
+            let (number, batch, next) = gather(number, batch, jobs);
+            let job = WriteJob::Write {
+                number,
+                publish,
+                batch,
+            };
+            (job, next)
+        }
+    }
+}
+
+/// Does what a job says. Returns the number that is durable now, where it was to write.
+pub(crate) fn carry_out(
+    storage: &Arc<dyn Storage>,
+    job: WriteJob,
+) -> Result<Option<u64>, StorageError> {
+    match job {
+        WriteJob::Compact { index } => storage.compact(index).map(|()| None),
+        WriteJob::Write {
+            number,
+            publish,
+            batch,
+        } => write(storage, publish, &batch).map(|()| Some(number)),
+    }
+}
+
+fn write(
     storage: &Arc<dyn Storage>,
     publish: Option<Box<dyn SnapshotWriter>>,
     batch: &WriteBatch,
@@ -194,7 +219,10 @@ pub(crate) fn run_snapshotter(
     jobs: &Receiver<SnapshotJob>,
     reports: &Reports,
 ) {
-    let mut snapshotter = Snapshotter::default();
+    let mut snapshotter = Snapshotter {
+        pause: Some(std::thread::sleep),
+        ..Snapshotter::default()
+    };
     for job in jobs {
         if let Some(done) = snapshotter.run(storage, job) {
             reports.report(done);
@@ -207,6 +235,9 @@ pub(crate) fn run_snapshotter(
 pub(crate) struct Snapshotter {
     readers: HashMap<u64, Box<dyn SnapshotReader>>,
     staging: Option<Staging>,
+    /// How the disk is left to the log after each piece that is written; `None` where nobody waits for
+    /// it.
+    pause: Option<fn(Duration)>,
 }
 
 struct Staging {
@@ -236,7 +267,7 @@ impl From<StorageError> for Unstaged {
 impl Snapshotter {
     pub(crate) fn run(&mut self, storage: &Arc<dyn Storage>, job: SnapshotJob) -> Option<Done> {
         match job {
-            SnapshotJob::Take { meta, frozen } => Some(match take(storage, &meta, frozen) {
+            SnapshotJob::Take { meta, frozen } => Some(match self.take(storage, &meta, frozen) {
                 Ok(()) => Done::SnapshotTaken {
                     meta,
                     published: true,
@@ -285,6 +316,23 @@ impl Snapshotter {
                 })
             }
         }
+    }
+
+    fn take(
+        &self,
+        storage: &Arc<dyn Storage>,
+        meta: &SnapshotMeta,
+        frozen: Frozen,
+    ) -> Result<(), StorageError> {
+        let mut writer = storage.snapshot_writer(meta)?;
+        for chunk in frozen.chunks() {
+            let begun = Instant::now();
+            writer.write(&chunk)?;
+            if let Some(pause) = self.pause {
+                pause(begun.elapsed().min(PAUSE_MAX) * PAUSE_RATIO);
+            }
+        }
+        writer.publish()
     }
 
     fn read(
@@ -347,20 +395,6 @@ impl Snapshotter {
             writer,
         }))
     }
-}
-
-fn take(
-    storage: &Arc<dyn Storage>,
-    meta: &SnapshotMeta,
-    frozen: Frozen,
-) -> Result<(), StorageError> {
-    let mut writer = storage.snapshot_writer(meta)?;
-    for chunk in frozen.chunks() {
-        let begun = Instant::now();
-        writer.write(&chunk)?;
-        std::thread::sleep(begun.elapsed().min(PAUSE_MAX) * PAUSE_RATIO);
-    }
-    writer.publish()
 }
 
 #[cfg(test)]

@@ -1,0 +1,81 @@
+//! The operator of a simulated cluster, who replaces nodes whose disks are lost: removed, wiped, joined
+//! again, and given their vote back. By the calls that a real one has.
+
+use std::time::Duration;
+
+use super::world::{MemberChange, MembersLock, World};
+use crate::error::Error;
+
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// Whether the node has to be removed first.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Membership {
+    Member,
+    Removed,
+}
+
+/// Replaces a node; goes on until that has happened.
+pub(super) async fn repair(
+    world: World,
+    id: u64,
+    membership: Membership,
+    lock: Option<MembersLock>,
+) {
+    let lock = match lock {
+        Some(lock) => lock,
+        None => world.members_lock().await,
+    };
+    if membership == Membership::Member {
+        change(&world, MemberChange::Remove(id)).await;
+    }
+    join(&world, id).await;
+    change(&world, MemberChange::Promote(id)).await;
+    drop(lock);
+}
+
+/// Starts a node on an empty disk and adds it as a learner.
+pub(super) async fn join(world: &World, id: u64) {
+    world.join(id);
+    while world.node(id).is_none() {
+        world.sleep(PAUSE).await;
+    }
+    change(world, MemberChange::AddLearner(id)).await;
+}
+
+/// Asks until it is so.
+pub(super) async fn change(world: &World, change: MemberChange) {
+    let about = match change {
+        MemberChange::AddLearner(id)
+        | MemberChange::Promote(id)
+        | MemberChange::Remove(id)
+        | MemberChange::Transfer(id) => id,
+        MemberChange::Replace { new, .. } => new,
+    };
+    loop {
+        let (at, _) = world.any_node().await;
+        // Who is to be removed is the last to be asked.
+        let asked = (at != about)
+            .then(|| world.change_members(at, change))
+            .flatten();
+        if let Some(asked) = asked {
+            match world.within(Duration::from_secs(5), asked).await {
+                Some(Ok(_)) => return,
+                Some(Err(error)) if is_so(change, &error) => return,
+                _ => {}
+            }
+        }
+        world.sleep(PAUSE).await;
+    }
+}
+
+/// Whether the answer says that nothing is left to be done: an earlier attempt has done it.
+fn is_so(change: MemberChange, error: &Error) -> bool {
+    match change {
+        MemberChange::Remove(_) => matches!(error, Error::NotAMember { .. }),
+        MemberChange::AddLearner(_) | MemberChange::Promote(_) => {
+            matches!(error, Error::BadArguments { .. })
+        }
+        _ => false,
+    }
+}
