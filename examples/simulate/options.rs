@@ -11,10 +11,10 @@ use quorate::testing::sim::{Faults, Store};
 const SEEDS: u64 = 2;
 
 /// See the program's text.
-pub struct Options {
-    pub one: Option<Plan>,
-    pub trace: bool,
-    pub jobs: usize,
+pub(crate) struct Options {
+    pub(crate) one: Option<Plan>,
+    pub(crate) trace: bool,
+    pub(crate) jobs: usize,
     seeds: u64,
     from: u64,
     workloads: Vec<Workload>,
@@ -23,7 +23,9 @@ pub struct Options {
 }
 
 impl Options {
-    pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Options, lexopt::Error> {
+    pub(crate) fn parse(
+        arguments: impl IntoIterator<Item = OsString>,
+    ) -> Result<Options, lexopt::Error> {
         let mut options = Options {
             one: None,
             trace: false,
@@ -104,14 +106,14 @@ impl Options {
     }
 
     /// Every workload with a seed before any with the next.
-    pub fn plans(&self) -> impl Iterator<Item = Plan> + '_ {
+    pub(crate) fn plans(&self) -> impl Iterator<Item = Plan> + '_ {
         (self.from..self.from + self.seeds).flat_map(move |seed| {
             let workloads = self.workloads.iter();
             workloads.map(move |&workload| self.plan(workload, seed))
         })
     }
 
-    pub fn is_over(&self, begun: Instant) -> bool {
+    pub(crate) fn is_over(&self, begun: Instant) -> bool {
         self.limit.is_some_and(|limit| begun.elapsed() > limit)
     }
 }

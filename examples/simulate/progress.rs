@@ -10,7 +10,7 @@ use quorate::testing::sim::workloads::{Plan, Report};
 /// How often it is shown.
 const SHOWN_EVERY: Duration = Duration::from_secs(10);
 
-pub struct Progress {
+pub(crate) struct Progress {
     begun: Instant,
     runs: usize,
     sums: Mutex<Sums>,
@@ -28,7 +28,7 @@ struct Sums {
 }
 
 impl Progress {
-    pub fn new(runs: usize) -> Progress {
+    pub(crate) fn new(runs: usize) -> Progress {
         Progress {
             begun: Instant::now(),
             runs,
@@ -36,7 +36,7 @@ impl Progress {
         }
     }
 
-    pub fn add(&self, plan: &Plan, report: &Report) {
+    pub(crate) fn add(&self, plan: &Plan, report: &Report) {
         let mut sums = self.sums.lock().unwrap();
         sums.runs += 1;
         sums.ops += report.ops;
@@ -67,7 +67,7 @@ impl Progress {
         )
     }
 
-    pub fn show_end(&self) {
+    pub(crate) fn show_end(&self) {
         let sums = self.sums.lock().unwrap();
         println!("{}", self.line(&sums));
         println!("faults: {}", sums.faults);

@@ -8,7 +8,7 @@
 //! storage.
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use raft::eraftpb::{Entry, Snapshot};
@@ -17,7 +17,7 @@ use raft::{GetEntriesContext, RaftState, StorageError as RaftStorageError};
 use super::convert;
 use super::terms::TermRuns;
 use crate::NodeId;
-use crate::storage::{HardState, LogEntry, SnapshotMeta, Storage, StorageError};
+use crate::storage::{Configuration, HardState, LogEntry, SnapshotMeta, Storage, StorageError};
 
 /// What an entry counts for besides its data, in bytes: its numbers and its place in a message.
 const ENTRY_OVERHEAD_BYTES: u64 = 24;
@@ -67,6 +67,9 @@ pub(super) struct LogView {
     failure: RefCell<Option<StorageError>>,
     /// A snapshot at or after this index is wanted by a follower; 0 is none.
     snapshot_wanted: Cell<u64>,
+    /// Since which entry nodes take part that were added here. An older snapshot that names one of them
+    /// means what it was before it was removed, and matches nothing that it holds now.
+    members_since: BTreeMap<NodeId, u64>,
 }
 
 impl LogView {
@@ -136,6 +139,7 @@ impl LogView {
             pending: VecDeque::new(),
             failure: RefCell::new(None),
             snapshot_wanted: Cell::new(0),
+            members_since: BTreeMap::new(),
         })
     }
 
@@ -151,6 +155,20 @@ impl LogView {
     /// The index from which on a snapshot is wanted for a follower, where the published one is older.
     pub(super) fn snapshot_wanted(&self) -> Option<u64> {
         Some(self.snapshot_wanted.get()).filter(|&index| index > 0)
+    }
+
+    /// The entry at `index` has changed who takes part.
+    pub(super) fn note_members(
+        &mut self,
+        before: &Configuration,
+        after: &Configuration,
+        index: u64,
+    ) {
+        for &node in after.voters.iter().chain(&after.learners) {
+            if !convert::is_member(before, node) {
+                self.members_since.insert(node, index);
+            }
+        }
     }
 
     /// Lays the entries given out with write `number` over the log.
@@ -381,7 +399,9 @@ impl raft::Storage for LogView {
         // A node refuses a snapshot whose configuration doesn't name it.
         let names_receiver =
             NodeId::new(to).is_some_and(|to| convert::is_member(&meta.configuration, to));
-        let oldest = request_index.max(self.terms.start()).max(1);
+        let since = NodeId::new(to).and_then(|to| self.members_since.get(&to));
+        let since = since.copied().unwrap_or(0);
+        let oldest = request_index.max(self.terms.start()).max(since).max(1);
         if meta.index < oldest || !names_receiver {
             self.snapshot_wanted.set(oldest.max(meta.index + 1));
             return Err(unavailable);

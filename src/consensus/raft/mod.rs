@@ -281,7 +281,10 @@ impl RaftCore {
                 continue;
             };
             if let Ok(state) = self.node.apply_conf_change(&change) {
-                self.configuration = convert::configuration_from_raft(&state);
+                let after = convert::configuration_from_raft(&state);
+                let view = self.node.mut_store();
+                view.note_members(&self.configuration, &after, entry.index);
+                self.configuration = after;
             }
         }
         if self.leads() && !self.votes() {

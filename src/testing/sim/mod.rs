@@ -54,6 +54,8 @@ mod machine;
 mod random;
 mod repair;
 mod running;
+#[cfg(test)]
+mod scenarios;
 mod trace;
 mod wire;
 pub mod workloads;

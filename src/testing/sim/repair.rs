@@ -59,7 +59,10 @@ pub(super) async fn change(world: &World, change: MemberChange) {
             .then(|| world.change_members(at, change))
             .flatten();
         if let Some(asked) = asked {
-            match world.within(Duration::from_secs(5), asked).await {
+            let answer = world.within(Duration::from_secs(5), asked).await;
+            let note = format!("operator: {change:?} at node {at}: {answer:?}");
+            world.recorder().note(note);
+            match answer {
                 Some(Ok(_)) => return,
                 Some(Err(error)) if is_so(change, &error) => return,
                 _ => {}

@@ -257,16 +257,14 @@ async fn begin(world: World, person: Rc<Person>, node: u64) -> Option<Client> {
 /// Leaves the node, in one of the ways that there are.
 async fn leave(client: Client) {
     let person = client.person.clone();
-    person.attachment.set(None);
-    let state = client.session.state();
-    if state.is_final() {
+    if client.session.state().is_final() {
+        person.attachment.set(None);
         person.credentials.take();
         return;
     }
     match client.random(3) {
         // The session is attached elsewhere, if there is time yet.
         0 if person.goes_on() => {
-            person.attachment.set(Some(client.at));
             *person.old.borrow_mut() = Some(client.session.clone());
         }
         1 => {
@@ -277,9 +275,11 @@ async fn leave(client: Client) {
                 Err(_) => AttachmentEnd::Dropped,
             };
             client.recorder.ended(client.at, how);
+            person.attachment.set(None);
         }
         _ => {
             person.credentials.take();
+            person.attachment.set(None);
             client.recorder.ended(client.at, AttachmentEnd::Dropped);
         }
     }

@@ -13,6 +13,11 @@ pub(super) fn step(client: &Client) -> Pin<Box<dyn Future<Output = ()> + '_>> {
     Box::pin(act(client))
 }
 
+/// Shows that writes are served.
+pub(super) fn write(client: &Client) -> Pin<Box<dyn Future<Output = ()> + '_>> {
+    Box::pin(async { drop(set(client, PATHS[0]).await) })
+}
+
 async fn act(client: &Client) {
     let path = client.pick(&PATHS);
     match client.random(7) {

@@ -151,7 +151,7 @@ impl Plan {
             tasks[..self.clients].iter().all(|task| task.is_finished())
         });
         let probe = Person::new(1_001, 1, Rc::new(Cell::new(false)));
-        let served = world.spawn(live(world.clone(), probe, registers::step));
+        let served = world.spawn(live(world.clone(), probe, registers::write));
         simulation.run_until(RECOVERY, |_| served.is_finished());
         let everything = |world: &World| {
             !world.members_are_changing() && tasks.iter().all(|task| task.is_finished())
