@@ -67,6 +67,11 @@ impl RaftCore {
     fn admit_heartbeat(&self, message: &Message) -> Result<Admission, StepError> {
         let last_index = self.node.raft.raft_log.last_index();
         if message.commit > last_index {
+            if !convert::is_member(&self.configuration, self.id) {
+                // It waits to be added and holds nothing yet. A message that comes late may speak of what it
+                // held under this id before it was removed.
+                return Ok(Admission::Drop);
+            }
             return Err(StepError::Amnesia {
                 acknowledged: message.commit,
                 last_index,
@@ -102,6 +107,15 @@ impl RaftCore {
     ) -> Result<Admission, StepError> {
         let raft = &self.node.raft;
         let last_index = raft.raft_log.last_index();
+        if raft.state == StateRole::Leader
+            && message.term == raft.term
+            && !message.reject
+            && message.index < self.node.store().member_since(from)
+        {
+            // A member begins with a snapshot from after it was added. What it held before it was removed is
+            // gone, however late the word of it comes.
+            return Ok(Admission::Drop);
+        }
         if raft.state == StateRole::Leader
             && message.term == raft.term
             && !message.reject

@@ -81,6 +81,9 @@ fn not_early(history: &History, end: &SessionEnd) -> Result<(), Violation> {
     if closes || given_up {
         return Ok(());
     }
+    // Whoever attaches it may ask for a shorter one.
+    let timeouts = attachments(history, end.session).map(|attachment| attachment.timeout);
+    let shortest = timeouts.min().unwrap_or_default();
     for attachment in attachments(history, end.session) {
         let writes = calls(history, end.session).filter(|call| {
             call.attachment == attachment.id
@@ -99,7 +102,7 @@ fn not_early(history: &History, end: &SessionEnd) -> Result<(), Violation> {
         );
         let heard = heard.chain([opened]).max_by_key(|(at, _)| *at);
         let (at, what) = heard.expect("there is one at least");
-        let due = at + least(history, attachment.timeout);
+        let due = at + least(history, shortest);
         if end.at.at < due {
             let ended = format!(
                 "session {} was ended at {}, not before {:?} expected",

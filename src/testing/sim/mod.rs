@@ -435,12 +435,14 @@ impl Simulation {
 
     fn add_machine(&mut self, id: u64, joins: JoinsLater) {
         let base = self.boot_random.between(Duration::ZERO, PATIENCE);
+        // A node that begins anew on another disk has been started before.
+        let boots = self.machines.get(&id).map_or(0, |before| before.boots);
         let machine = Machine {
             id,
             disk: Disk::new(self.store),
             clock: NodeClock::new(self.time.clone(), base),
             process: Process::Down,
-            boots: 0,
+            boots,
             joins: joins == JoinsLater::Yes,
             slow_until: Duration::ZERO,
             paused_until: None,

@@ -79,6 +79,10 @@ fn is_so(change: MemberChange, error: &Error) -> bool {
         MemberChange::AddLearner(_) | MemberChange::Promote(_) => {
             matches!(error, Error::BadArguments { .. })
         }
-        _ => false,
+        // Whoever is to go has gone, or the other one has its place.
+        MemberChange::Replace { .. } => {
+            matches!(error, Error::NotAMember { .. } | Error::BadArguments { .. })
+        }
+        MemberChange::Transfer(_) => false,
     }
 }

@@ -395,8 +395,10 @@ impl Simulation {
                 [line],
             ));
         }
-        machine.disk.kill();
         self.end_process(id, 0, Process::Down);
+        if let Some(machine) = self.machines.get_mut(&id) {
+            machine.disk.kill();
+        }
         let pause = self
             .boot_random
             .between(Duration::from_millis(200), Duration::from_secs(3));

@@ -53,6 +53,14 @@ fn a_first_voter_whose_disk_was_lost_joins_again() {
 }
 
 #[test]
+fn a_node_that_joins_again_does_not_believe_what_is_told_of_its_life_before() {
+    // A heartbeat from before its removal came late, and it took itself for one that has forgotten.
+    for workload in [Workload::Watchers, Workload::Ephemerals] {
+        repeat(&Plan::new(workload, 6));
+    }
+}
+
+#[test]
 fn the_same_seed_gives_the_same_trace_byte_for_byte() {
     let trace = |seed| {
         let mut simulation = Simulation::builder(seed)

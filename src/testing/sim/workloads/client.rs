@@ -34,10 +34,10 @@ pub(super) struct Person {
     /// Counts the values that it has made up.
     values: Cell<u64>,
     /// Its session, to be attached elsewhere.
-    credentials: RefCell<Option<Credentials>>,
+    credentials: RefCell<Option<(Credentials, Duration)>>,
     attachment: Cell<Option<AttachmentId>>,
     /// The handle that is given up when the session is attached elsewhere.
-    old: RefCell<Option<Session>>,
+    old: RefCell<Option<(Session, AttachmentId)>>,
     stop: Rc<Cell<bool>>,
     /// Guarded writes: under which lock, as which zxid, by which token.
     pub(super) fenced: RefCell<Vec<(usize, Zxid, u64)>>,
@@ -55,6 +55,14 @@ impl Person {
             stop,
             fenced: RefCell::default(),
         })
+    }
+
+    /// Gives up the old handle: it closes the session, unless that has moved.
+    fn give_up_old(&self, recorder: &Recorder) {
+        if let Some((session, at)) = self.old.take() {
+            recorder.ended(at, AttachmentEnd::Dropped);
+            drop(session);
+        }
     }
 
     fn goes_on(&self) -> bool {
@@ -203,7 +211,7 @@ pub(super) async fn live(world: World, person: Rc<Person>, script: Script) {
         }
         world.sleep(MILLISECOND * 5).await;
     }
-    person.old.take();
+    person.give_up_old(world.recorder());
 }
 
 async fn one_life(world: World, person: Rc<Person>, node: u64, script: Script) {
@@ -230,18 +238,23 @@ async fn begin(world: World, person: Rc<Person>, node: u64) -> Option<Client> {
     let recorder = world.recorder().clone();
     let called: Moment = recorder.now();
     let timeout = world.some_time(MILLISECOND * 800, MILLISECOND * 4_000);
-    let asked = handle.session().timeout(timeout);
     let credentials = person.credentials.take();
     let result = match &credentials {
-        Some(credentials) => asked.attach(credentials).await,
-        None => asked.open().await,
+        // An attachment that nobody hears of must not change what is granted.
+        Some((credentials, timeout)) => {
+            handle.session().timeout(*timeout).attach(credentials).await
+        }
+        None => handle.session().timeout(timeout).open().await,
     };
-    // What was left behind has moved here, or is no more.
-    person.old.take();
-    let session = result.ok()?;
+    let Ok(session) = result else {
+        person.give_up_old(&recorder);
+        return None;
+    };
     let at = recorder.opened(ClientId(person.number), node_id(node), called, &session);
+    // What was left behind has moved here, or is no more.
+    person.give_up_old(&recorder);
     person.attachment.set(Some(at));
-    *person.credentials.borrow_mut() = Some(session.credentials());
+    *person.credentials.borrow_mut() = Some((session.credentials(), session.timeout()));
     let watcher = session.watcher(EVENTS_MAX);
     Some(Client {
         watcher_id: recorder.watcher(at),
@@ -265,7 +278,7 @@ async fn leave(client: Client) {
     match client.random(3) {
         // The session is attached elsewhere, if there is time yet.
         0 if person.goes_on() => {
-            *person.old.borrow_mut() = Some(client.session.clone());
+            *person.old.borrow_mut() = Some((client.session.clone(), client.at));
         }
         1 => {
             person.credentials.take();

@@ -44,6 +44,8 @@ pub(super) async fn operate(world: World, mut newest: u64, stop: Rc<Cell<bool>>)
                 join(&world, newest).await;
                 let (old, new) = (some, newest);
                 change(&world, MemberChange::Replace { old, new }).await;
+                // Where the other one was gone already, it is a learner yet.
+                change(&world, MemberChange::Promote(new)).await;
                 world.retire(some);
             }
             _ => {
