@@ -171,11 +171,6 @@ impl LogView {
         }
     }
 
-    /// The entry that made a node a member, where it was added here; 0 where it always was one.
-    pub(super) fn member_since(&self, node: NodeId) -> u64 {
-        self.members_since.get(&node).copied().unwrap_or(0)
-    }
-
     /// Lays the entries given out with write `number` over the log.
     pub(super) fn append(&mut self, number: u64, entries: &[LogEntry]) {
         let (Some(first), Some(last)) = (entries.first(), entries.last()) else {
@@ -404,7 +399,8 @@ impl raft::Storage for LogView {
         // A node refuses a snapshot whose configuration doesn't name it.
         let names_receiver =
             NodeId::new(to).is_some_and(|to| convert::is_member(&meta.configuration, to));
-        let since = NodeId::new(to).map_or(0, |to| self.member_since(to));
+        let since = NodeId::new(to).and_then(|to| self.members_since.get(&to));
+        let since = since.copied().unwrap_or(0);
         let oldest = request_index.max(self.terms.start()).max(since).max(1);
         if meta.index < oldest || !names_receiver {
             self.snapshot_wanted.set(oldest.max(meta.index + 1));

@@ -110,15 +110,6 @@ impl RaftCore {
         if raft.state == StateRole::Leader
             && message.term == raft.term
             && !message.reject
-            && message.index < self.node.store().member_since(from)
-        {
-            // A member begins with a snapshot from after it was added. What it held before it was removed is
-            // gone, however late the word of it comes.
-            return Ok(Admission::Drop);
-        }
-        if raft.state == StateRole::Leader
-            && message.term == raft.term
-            && !message.reject
             && message.index > last_index
         {
             return Err(inspect::malformed(

@@ -341,7 +341,13 @@ fn a_node_that_joins_again_gets_no_snapshot_from_before_its_removal() {
         MembershipChange::AddLearner(node_id(3)),
     ] {
         if change == MembershipChange::AddLearner(node_id(3)) {
-            cluster.join(3);
+            // As a node begins that joins: with what matches nobody's log.
+            let placeholder = SnapshotMeta {
+                index: 1,
+                term: 2,
+                configuration: voters(&[1, 2]),
+            };
+            cluster.join_with(3, &placeholder);
         }
         cluster
             .with_core(1, |core| core.change_membership(&[change]))

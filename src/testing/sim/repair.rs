@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::world::{MemberChange, MembersLock, World};
 use crate::error::Error;
+use crate::node::NodeStatus;
 
 const PAUSE: Duration = Duration::from_millis(200);
 
@@ -31,6 +32,7 @@ pub(super) async fn repair(
     }
     join(&world, id).await;
     change(&world, MemberChange::Promote(id)).await;
+    settle(&world).await;
     drop(lock);
 }
 
@@ -69,6 +71,27 @@ pub(super) async fn change(world: &World, change: MemberChange) {
             }
         }
         world.sleep(PAUSE).await;
+    }
+}
+
+/// Waits until every voter is there and knows who votes. A change is answered when the leader has applied it;
+/// until another has, that leader is the only one who knows for certain that it has happened, and must
+/// not be lost for good.
+pub(super) async fn settle(world: &World) {
+    loop {
+        let nodes = world.nodes().into_iter().filter_map(|id| world.node(id));
+        let statuses: Vec<_> = nodes.map(|node| node.status()).collect();
+        if let Some(newest) = statuses.iter().max_by_key(|status| status.applied_index)
+            && !newest.is_joint
+            && newest.voters.iter().all(|voter| {
+                let known = |status: &&NodeStatus| status.id == *voter;
+                let status = statuses.iter().find(known);
+                status.is_some_and(|status| status.voters == newest.voters && !status.is_joint)
+            })
+        {
+            return;
+        }
+        world.sleep(PAUSE / 4).await;
     }
 }
 

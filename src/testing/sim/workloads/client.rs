@@ -204,10 +204,12 @@ pub(super) async fn live(world: World, person: Rc<Person>, script: Script) {
         let (node, _) = world.any_node().await;
         let life = one_life(world.clone(), person.clone(), node, script);
         let ended = world.spawn_on(node, life).await;
-        if ended.is_none()
-            && let Some(at) = person.attachment.take()
-        {
-            world.recorder().ended(at, AttachmentEnd::Crashed);
+        if ended.is_none() {
+            // It may have been about to attach what it has a handle of elsewhere.
+            person.give_up_old(world.recorder());
+            if let Some(at) = person.attachment.take() {
+                world.recorder().ended(at, AttachmentEnd::Crashed);
+            }
         }
         world.sleep(MILLISECOND * 5).await;
     }
@@ -238,7 +240,7 @@ async fn begin(world: World, person: Rc<Person>, node: u64) -> Option<Client> {
     let recorder = world.recorder().clone();
     let called: Moment = recorder.now();
     let timeout = world.some_time(MILLISECOND * 800, MILLISECOND * 4_000);
-    let credentials = person.credentials.take();
+    let credentials = person.credentials.borrow().clone();
     let result = match &credentials {
         // An attachment that nobody hears of must not change what is granted.
         Some((credentials, timeout)) => {
@@ -247,6 +249,7 @@ async fn begin(world: World, person: Rc<Person>, node: u64) -> Option<Client> {
         None => handle.session().timeout(timeout).open().await,
     };
     let Ok(session) = result else {
+        person.credentials.take();
         person.give_up_old(&recorder);
         return None;
     };

@@ -5,7 +5,7 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::super::repair::{change, join};
+use super::super::repair::{change, join, settle};
 use super::super::world::{MemberChange, World};
 
 const MILLISECOND: Duration = Duration::from_millis(1);
@@ -56,6 +56,7 @@ pub(super) async fn operate(world: World, mut newest: u64, stop: Rc<Cell<bool>>)
                 }
             }
         }
+        settle(&world).await;
         drop(lock);
     }
 }
