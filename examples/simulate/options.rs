@@ -10,6 +10,9 @@ use quorate::testing::sim::{Faults, Store};
 /// How many seeds of each workload are run unless told: a matter of seconds, also without optimisation.
 const SEEDS: u64 = 2;
 
+/// What an option changes of a plan.
+type Change = Box<dyn Fn(&mut Plan)>;
+
 /// See the program's text.
 pub(crate) struct Options {
     pub(crate) one: Option<Plan>,
@@ -37,7 +40,7 @@ impl Options {
             limit: None,
         };
         let mut seed = None;
-        let mut changes: Vec<Box<dyn Fn(&mut Plan)>> = Vec::new();
+        let mut changes: Vec<Change> = Vec::new();
         let mut parser = lexopt::Parser::from_args(arguments);
         while let Some(argument) = parser.next()? {
             match argument {
