@@ -30,8 +30,16 @@ pub(super) async fn repair(
     if membership == Membership::Member {
         change(&world, MemberChange::Remove(id)).await;
     }
-    join(&world, id).await;
-    change(&world, MemberChange::Promote(id)).await;
+    loop {
+        join(&world, id).await;
+        change(&world, MemberChange::Promote(id)).await;
+        if !world.is_removed(id) {
+            break;
+        }
+        // A new leader that hadn't applied its removal yet took it for what it was before, and sent it a
+        // snapshot from then.
+        change(&world, MemberChange::Remove(id)).await;
+    }
     settle(&world).await;
     drop(lock);
 }
@@ -39,7 +47,8 @@ pub(super) async fn repair(
 /// Starts a node on an empty disk and adds it as a learner.
 pub(super) async fn join(world: &World, id: u64) {
     world.join(id);
-    while world.node(id).is_none() {
+    world.sleep(PAUSE / 10).await;
+    while world.node(id).is_none() && !world.is_removed(id) {
         world.sleep(PAUSE).await;
     }
     change(world, MemberChange::AddLearner(id)).await;
@@ -54,7 +63,8 @@ pub(super) async fn change(world: &World, change: MemberChange) {
         | MemberChange::Transfer(id) => id,
         MemberChange::Replace { new, .. } => new,
     };
-    loop {
+    // Nobody can add who has stopped.
+    while !(world.is_removed(about) && !matches!(change, MemberChange::Remove(_))) {
         let (at, _) = world.any_node().await;
         // Who is to be removed is the last to be asked.
         let asked = (at != about)

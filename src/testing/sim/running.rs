@@ -157,6 +157,13 @@ impl Simulation {
                         self.end_process(id, ALL_STEPS, Process::Down);
                     }
                     self.add_machine(id, JoinsLater::Yes);
+                    self.world
+                        .shared
+                        .nodes
+                        .borrow_mut()
+                        .entry(id)
+                        .or_default()
+                        .removed = false;
                     self.start_node(id);
                 }
                 Order::Retire(id) => {
@@ -382,6 +389,13 @@ impl Simulation {
             .is_some_and(|up| up.parts.shared.status().role == crate::node::Role::Removed);
         if removed {
             self.end_process(id, 0, Process::Removed);
+            self.world
+                .shared
+                .nodes
+                .borrow_mut()
+                .entry(id)
+                .or_default()
+                .removed = true;
             // A request to remove it that was repeated may come after it has joined again.
             if !self.world.members_are_changing() {
                 self.replace(id, repair::Membership::Removed);

@@ -77,6 +77,8 @@ pub(super) struct Shared {
 pub(super) struct NodeView {
     /// While its process is there.
     pub(super) handle: Option<NodeHandle>,
+    /// It has stopped as removed, and was not started on another disk since.
+    pub(super) removed: bool,
     /// It is no part of the cluster any more, and never will be.
     pub(super) retired: bool,
 }
@@ -256,6 +258,12 @@ impl World {
             self.sleep(Duration::from_millis(20)).await;
         }
         MembersLock(self.shared.clone())
+    }
+
+    /// Whether a node has stopped because it took itself for removed.
+    pub(super) fn is_removed(&self, id: u64) -> bool {
+        let nodes = self.shared.nodes.borrow();
+        nodes.get(&id).is_some_and(|view| view.removed)
     }
 
     pub(super) fn members_are_changing(&self) -> bool {
