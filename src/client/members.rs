@@ -111,7 +111,7 @@ impl NodeHandle {
         self.ask(MembershipRequest::Replace { old, new: learner })
     }
 
-    fn ask(&self, request: MembershipRequest) -> Pending<Members> {
+    pub(crate) fn ask(&self, request: MembershipRequest) -> Pending<Members> {
         let (call, answer) = Call::new();
         self.shared().command(Command::Membership { request, call });
         Pending::waiting(answer, Convert::Members(|members| members))

@@ -97,10 +97,19 @@ impl SessionBuilder {
     /// [`Error::Overloaded`], [`Error::Stopped`].
     pub fn open(self) -> Pending<Session> {
         let mut password: Password = [0; 16];
-        if let Err(error) = getrandom::fill(&mut password) {
+        if let Err(error) = self.node.entropy.fill(&mut password) {
             return Pending::ready(Err(no_randomness(error)));
         }
-        self.open_with(password)
+        let keeper = self.keeper;
+        let (call, answer) = Call::session(password, keeper);
+        let timeout_ms = self.timeout_ms();
+        self.node.command(Command::Open {
+            password,
+            timeout_ms,
+            keeper,
+            call,
+        });
+        Self::pending(answer)
     }
 
     /// Opens a session that only reads, at this node alone: what the node has applied, without asking
@@ -116,27 +125,16 @@ impl SessionBuilder {
             return Err(error);
         }
         let mut password: Password = [0; 16];
-        getrandom::fill(&mut password).map_err(no_randomness)?;
-        let drawn = getrandom::u64().map_err(no_randomness)?;
+        self.node
+            .entropy
+            .fill(&mut password)
+            .map_err(no_randomness)?;
+        let drawn = self.node.entropy.draw().map_err(no_randomness)?;
         // Far above every zxid that a cluster reaches, so it never is another session's.
         let id = SessionId((drawn >> 8 | 0x7f << 56) as i64);
         let shared = SessionShared::read_only(id, password, self.timeout_ms());
         let node = self.node;
         Ok(Session::new(SessionHandle { node, shared }))
-    }
-
-    /// [`SessionBuilder::open`] with a password that the caller has drawn.
-    pub(crate) fn open_with(self, password: Password) -> Pending<Session> {
-        let keeper = self.keeper;
-        let (call, answer) = Call::session(password, keeper);
-        let timeout_ms = self.timeout_ms();
-        self.node.command(Command::Open {
-            password,
-            timeout_ms,
-            keeper,
-            call,
-        });
-        Self::pending(answer)
     }
 
     /// Takes over a session that was opened on any node. Its old handle hears that it has moved; the
@@ -145,14 +143,10 @@ impl SessionBuilder {
     /// # Errors
     /// [`Error::WrongPassword`], [`Error::SessionExpired`], [`Error::Overloaded`], [`Error::Stopped`].
     pub fn attach(self, credentials: &Credentials) -> Pending<Session> {
-        match getrandom::u64() {
-            Ok(nonce) => self.attach_with(credentials, nonce),
-            Err(error) => Pending::ready(Err(no_randomness(error))),
-        }
-    }
-
-    /// [`SessionBuilder::attach`] with a nonce that the caller has drawn.
-    pub(crate) fn attach_with(self, credentials: &Credentials, nonce: u64) -> Pending<Session> {
+        let nonce = match self.node.entropy.draw() {
+            Ok(nonce) => nonce,
+            Err(error) => return Pending::ready(Err(no_randomness(error))),
+        };
         let (session, password) = (credentials.session, credentials.password);
         let keeper = self.keeper;
         let (call, answer) = Call::session(password, keeper);

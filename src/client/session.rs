@@ -124,6 +124,12 @@ impl Session {
         self.handle.shared.attachment
     }
 
+    /// A number that this attachment of the session has not given out before, to make a name unique:
+    /// with the session's id and its attachment it is.
+    pub fn unique_number(&self) -> u64 {
+        self.handle.shared.next_number()
+    }
+
     /// What it takes to attach it on another node.
     pub fn credentials(&self) -> Credentials {
         Credentials {

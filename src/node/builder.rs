@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use sha1::{Digest as _, Sha1};
 
 use super::driver::{Driver, Queues};
+use super::entropy::Entropy;
 use super::join::{self, JoinError, JoiningInbox};
 use super::shared::NodeShared;
 use super::snapshotter::{Snapshotter, run_snapshotter};
@@ -87,6 +88,7 @@ pub struct NodeBuilder {
     core: Option<Box<MakeCore>>,
     seed: Option<u64>,
     boot_nonce: Option<u32>,
+    entropy: Entropy,
     tick: Duration,
     election_ticks: usize,
     settings: Settings,
@@ -122,6 +124,7 @@ impl NodeBuilder {
             core: None,
             seed: None,
             boot_nonce: None,
+            entropy: Entropy::System,
             tick: Duration::from_millis(10),
             election_ticks: 20,
             settings: Settings::default(),
@@ -229,11 +232,13 @@ impl NodeBuilder {
         self
     }
 
-    /// What tells this start of the node from every other; by default from the operating system.
-    #[cfg(test)]
-    pub(crate) fn boot_nonce(mut self, nonce: u32) -> NodeBuilder {
-        self.boot_nonce = Some(nonce);
-        self
+    /// Draws everything random from a seed: also passwords, and what tells this start of the node from
+    /// every other, `boot_nonce`. For simulations, where nothing is secret.
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) fn deterministic(mut self, seed: u64, boot_nonce: u32) -> NodeBuilder {
+        self.boot_nonce = Some(boot_nonce);
+        self.entropy = Entropy::seeded(seed);
+        self.seed(seed)
     }
 
     /// The unit of the node's time: 10 ms by default. A leader is heard of every 5 ticks.
@@ -414,6 +419,7 @@ impl NodeBuilder {
             commands,
             waker.clone(),
             clock,
+            self.entropy,
         ));
         let bytes_queued = Arc::new(AtomicUsize::new(0));
         let queues = Queues {
@@ -588,11 +594,7 @@ impl NodeBuilder {
                 };
                 let joined = join::inquire(&join, named, transport, &replies, self.join_patience)
                     .map_err(StartError::from)
-                    .and_then(|cluster| {
-                        let identity = Identity { cluster, node: id };
-                        let empty = genesis(&Settings::default());
-                        Ok(storage.bootstrap(identity, &join::placeholder(named), &empty)?)
-                    });
+                    .and_then(|cluster| Ok(bind_joined(storage, cluster, id, named)?));
                 match joined {
                     Ok(()) => Ok(Some(inbox)),
                     Err(error) => {
@@ -662,6 +664,18 @@ impl NodeBuilder {
             reap_max: 10_000,
         })
     }
+}
+
+/// Gives an empty storage the beginning of a node that was welcomed to a cluster by one of `named`.
+pub(crate) fn bind_joined(
+    storage: &dyn Storage,
+    cluster: ClusterId,
+    node: NodeId,
+    named: &[NodeId],
+) -> std::result::Result<(), StorageError> {
+    let identity = Identity { cluster, node };
+    let empty = genesis(&Settings::default());
+    storage.bootstrap(identity, &join::placeholder(named), &empty)
 }
 
 /// What `data_bytes_max` may be at most, so that an operation has room for its path and its ACL.

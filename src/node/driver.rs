@@ -182,7 +182,7 @@ impl Driver {
     }
 
     /// Ends the node: every call gets its answer.
-    fn stop(&mut self, error: &Error, cause: Cause) {
+    pub(crate) fn stop(&mut self, error: &Error, cause: Cause) {
         if self.stopped {
             return;
         }
@@ -207,10 +207,27 @@ impl Driver {
         }
     }
 
-    /// The state machine, to look into.
-    #[cfg(test)]
-    pub(crate) fn state(&self) -> &crate::state::State {
-        self.replica.state()
+    /// The replica, to look into.
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) fn replica(&self) -> &Replica {
+        &self.replica
+    }
+
+    /// The replica, for whoever lets it write down what it applies.
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) fn replica_mut(&mut self) -> &mut Replica {
+        &mut self.replica
+    }
+
+    /// What waits in the node's queues.
+    pub(crate) fn queue_depths(&self) -> QueueDepths {
+        QueueDepths {
+            requests: self.queues.commands.len(),
+            peer_messages: self.queues.peers.len(),
+            writes: self.queues.writes.len(),
+            snapshots: self.queues.snapshots.len(),
+            calls: self.calls.len(),
+        }
     }
 
     fn ticket(&mut self, mut call: Call, kind: CallKind) -> Ticket {
@@ -584,8 +601,7 @@ impl Driver {
         if seldom {
             self.next_seldom_report = now.monotonic + SELDOM;
         }
-        let queues = &self.queues;
-        let calls = self.calls.len();
+        let depths = self.queue_depths();
         self.shared.update_status(|shown| {
             let mut moved = false;
             let news = (shown.role, shown.term) != (role, status.term);
@@ -622,13 +638,7 @@ impl Driver {
                 moved = shown.members != members;
                 shown.members = members;
             }
-            shown.queues = QueueDepths {
-                requests: queues.commands.len(),
-                peer_messages: queues.peers.len(),
-                writes: queues.writes.len(),
-                snapshots: queues.snapshots.len(),
-                calls,
-            };
+            shown.queues = depths;
             moved
         });
         if seldom {

@@ -9,6 +9,7 @@
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use super::builder::PeerInbox;
@@ -66,13 +67,13 @@ pub(super) fn placeholder(peers: &[NodeId]) -> SnapshotMeta {
 }
 
 /// Where a transport hands in what arrives: answers to a joining node, and what the running node gets.
-pub(super) struct JoiningInbox {
+pub(crate) struct JoiningInbox {
     replies: Sender<JoinReply>,
     running: OnceLock<PeerInbox>,
 }
 
 impl JoiningInbox {
-    pub(super) fn new() -> (Arc<JoiningInbox>, Receiver<JoinReply>) {
+    pub(crate) fn new() -> (Arc<JoiningInbox>, Receiver<JoinReply>) {
         let (replies, receiver) = bounded(REPLIES_MAX);
         let inbox = JoiningInbox {
             replies,
@@ -109,6 +110,25 @@ impl Inbox for JoiningInbox {
     }
 }
 
+/// What everybody is asked.
+pub(crate) fn question(join: &Join) -> Bytes {
+    PeerMessage::Join(join.clone()).encode(Rules::LATEST)
+}
+
+/// What an answer says to whom it concerns; `None` where it is another's.
+pub(crate) fn answered(join: &Join, reply: &JoinReply) -> Option<Result<ClusterId, JoinError>> {
+    if reply.nonce != join.nonce || reply.node != join.node {
+        return None;
+    }
+    Some(match reply.outcome {
+        JoinOutcome::Welcome(cluster) => Ok(cluster),
+        JoinOutcome::OtherName => Err(JoinError::OtherName {
+            name: join.name.clone(),
+        }),
+        JoinOutcome::Member => Err(JoinError::Member { node: join.node }),
+    })
+}
+
 /// Asks until somebody answers, or `patience` is over.
 pub(super) fn inquire(
     join: &Join,
@@ -118,7 +138,7 @@ pub(super) fn inquire(
     patience: Duration,
 ) -> Result<ClusterId, JoinError> {
     let deadline = Instant::now() + patience;
-    let payload = PeerMessage::Join(join.clone()).encode(Rules::LATEST);
+    let payload = question(join);
     while Instant::now() < deadline {
         for &peer in peers {
             let message = Message::new(ClusterId(0), join.node, peer, payload.clone());
@@ -126,16 +146,9 @@ pub(super) fn inquire(
         }
         let ask_again = (Instant::now() + RETRY).min(deadline);
         while let Ok(reply) = replies.recv_deadline(ask_again) {
-            if reply.nonce != join.nonce || reply.node != join.node {
-                continue;
+            if let Some(answer) = answered(join, &reply) {
+                return answer;
             }
-            return match reply.outcome {
-                JoinOutcome::Welcome(cluster) => Ok(cluster),
-                JoinOutcome::OtherName => Err(JoinError::OtherName {
-                    name: join.name.clone(),
-                }),
-                JoinOutcome::Member => Err(JoinError::Member { node: join.node }),
-            };
         }
     }
     Err(JoinError::NoAnswer {

@@ -8,8 +8,9 @@ mod builder;
 mod calls;
 mod compare;
 pub(crate) mod driver;
+mod entropy;
 mod events;
-mod join;
+pub(crate) mod join;
 mod members;
 mod overview;
 mod shared;
@@ -26,11 +27,15 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender};
 use parking_lot::Mutex;
 
-#[cfg(test)]
+#[cfg(any(test, feature = "testing"))]
 pub(crate) use builder::Assembly;
+#[cfg(any(test, feature = "testing"))]
+pub(crate) use builder::bind_joined;
 pub(crate) use builder::read_snapshot;
 pub use builder::{NodeBuilder, StartError};
 pub use calls::Stamped;
+#[cfg(any(test, feature = "testing"))]
+pub(crate) use entropy::split_mix;
 pub use events::{NodeEvent, NodeEvents};
 pub use join::JoinError;
 pub use members::{MemberStatus, Members};
@@ -44,7 +49,7 @@ pub(crate) use watches::{WatchQueue, WatchTable};
 
 pub(crate) use crate::replica::MembershipRequest;
 
-use telling::Cause;
+pub(crate) use telling::Cause;
 
 use crate::error::{Error, Result};
 use crate::ids::{ClusterId, NodeId, Zxid};
@@ -192,6 +197,12 @@ impl NodeHandle {
 
     pub(crate) fn shared(&self) -> &Arc<NodeShared> {
         &self.shared
+    }
+
+    /// Of a node that is driven by somebody else than its own threads.
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) fn on(shared: Arc<NodeShared>) -> NodeHandle {
+        NodeHandle { shared }
     }
 }
 

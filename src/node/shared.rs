@@ -10,6 +10,7 @@ use parking_lot::{Condvar, Mutex};
 
 use super::Waker;
 use super::calls::{Abandoned, Call, Command};
+use super::entropy::Entropy;
 use super::events::{EventHub, NodeEvent};
 use super::members::MemberStatus;
 use super::telling::{Cause, Telling};
@@ -122,6 +123,8 @@ pub(crate) struct NodeShared {
     waker: Waker,
     pub(crate) watches: Mutex<WatchTable>,
     pub(crate) clock: Arc<dyn Clock>,
+    /// What passwords and nonces are drawn from.
+    pub(crate) entropy: Entropy,
     pub(crate) events: EventHub,
     pub(super) telling: Telling,
     status: Mutex<NodeStatus>,
@@ -138,6 +141,7 @@ impl NodeShared {
         commands: Sender<Command>,
         waker: Waker,
         clock: Arc<dyn Clock>,
+        entropy: Entropy,
     ) -> NodeShared {
         let commands_max = commands.capacity().unwrap_or(usize::MAX);
         let status = NodeStatus {
@@ -172,6 +176,7 @@ impl NodeShared {
             waker,
             watches: Mutex::new(WatchTable::default()),
             clock,
+            entropy,
             events: EventHub::default(),
             telling: Telling::new(id),
             status: Mutex::new(status),
@@ -349,6 +354,8 @@ pub(crate) struct SessionShared {
     /// Writes called and not answered: a read has to wait for them.
     writes_pending: AtomicUsize,
     watchers: Mutex<Vec<Weak<WatchQueue>>>,
+    /// How many numbers were given out to make names unique.
+    numbers: AtomicU64,
     /// Wakes those who wait for a state.
     changed: Condvar,
     lock: Mutex<()>,
@@ -383,6 +390,7 @@ impl SessionShared {
             certain_until: AtomicU64::new(nanos(certain_until)),
             writes_pending: AtomicUsize::new(0),
             watchers: Mutex::new(Vec::new()),
+            numbers: AtomicU64::new(0),
             changed: Condvar::new(),
             lock: Mutex::new(()),
         })
@@ -430,6 +438,11 @@ impl SessionShared {
             }
             SessionState::Connected | SessionState::Suspended => Ok(()),
         }
+    }
+
+    /// A number that this attachment of the session has not given out before.
+    pub(crate) fn next_number(&self) -> u64 {
+        self.numbers.fetch_add(1, Ordering::Relaxed)
     }
 
     pub(crate) fn write_called(&self) {

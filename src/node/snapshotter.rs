@@ -131,7 +131,7 @@ impl Snapshotter {
     }
 
     /// Does a job to its end.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "testing"))]
     pub(crate) fn run(&mut self, job: SnapshotJob) -> Option<Done> {
         let mut done = self.begin(job);
         while done.is_none() && self.is_taking() {

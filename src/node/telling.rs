@@ -25,7 +25,7 @@ const REFUSALS_APART: Duration = Duration::from_secs(1);
 
 /// Why a node stops.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Cause {
+pub(crate) enum Cause {
     /// Somebody wanted it.
     Wanted,
     Failure,

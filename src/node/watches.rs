@@ -169,7 +169,8 @@ struct PathWatches {
 #[derive(Debug, Default)]
 pub(crate) struct WatchTable {
     paths: HashMap<Arc<str>, PathWatches>,
-    queues: HashMap<u64, Arc<WatchQueue>>,
+    /// In order: whoever is told of losses at once is told in it.
+    queues: BTreeMap<u64, Arc<WatchQueue>>,
     /// Which paths each watcher has watches on.
     by_watcher: HashMap<u64, BTreeMap<Arc<str>, usize>>,
     /// How many watches are recursive: while there are none, ancestors need not be looked at.

@@ -122,28 +122,9 @@ pub(crate) fn run_writer(
         let Some(first) = waiting.take().or_else(next) else {
             return;
         };
-        let done = match first {
-            WriteJob::Compact { index } => {
-                storage.compact(index).map(|()| Done::Compacted { index })
-            }
-            WriteJob::Write {
-                number,
-                publish,
-                batch,
-            } => {
-                let (number, batch, next) = gather(number, batch, jobs);
-                waiting = next;
-                let begun = clock.now().monotonic;
-                write(storage, publish, &batch).map(|()| Done::Persisted {
-                    number,
-                    written: Written {
-                        entries: batch.entries.len(),
-                        bytes: entry_bytes(&batch),
-                        took: clock.now().monotonic.saturating_sub(begun),
-                    },
-                })
-            }
-        };
+        let (job, next) = joined(first, jobs);
+        waiting = next;
+        let done = carry_out(storage, job, clock);
         let failed = done.is_err();
         let reported = reports.report(done.unwrap_or_else(Done::Failed));
         if failed || reported.is_err() {
@@ -152,7 +133,54 @@ pub(crate) fn run_writer(
     }
 }
 
-pub(crate) fn write(
+/// Joins to a job whatever else is queued and may share its sync; returns a job that may not, too.
+pub(crate) fn joined(job: WriteJob, jobs: &Receiver<WriteJob>) -> (WriteJob, Option<WriteJob>) {
+    match job {
+        WriteJob::Compact { .. } => (job, None),
+        WriteJob::Write {
+            number,
+            publish,
+            batch,
+        } => {
+            let (number, batch, next) = gather(number, batch, jobs);
+            let job = WriteJob::Write {
+                number,
+                publish,
+                batch,
+            };
+            (job, next)
+        }
+    }
+}
+
+/// Does what a job says.
+pub(crate) fn carry_out(
+    storage: &Arc<dyn Storage>,
+    job: WriteJob,
+    clock: &dyn Clock,
+) -> Result<Done, StorageError> {
+    match job {
+        WriteJob::Compact { index } => storage.compact(index).map(|()| Done::Compacted { index }),
+        WriteJob::Write {
+            number,
+            publish,
+            batch,
+        } => {
+            let begun = clock.now().monotonic;
+            write(storage, publish, &batch)?;
+            Ok(Done::Persisted {
+                number,
+                written: Written {
+                    entries: batch.entries.len(),
+                    bytes: entry_bytes(&batch),
+                    took: clock.now().monotonic.saturating_sub(begun),
+                },
+            })
+        }
+    }
+}
+
+fn write(
     storage: &Arc<dyn Storage>,
     publish: Option<Box<dyn SnapshotWriter>>,
     batch: &WriteBatch,

@@ -158,10 +158,7 @@ impl Queue {
     /// Asks for the last place. The creation is called at once.
     pub(super) fn enter(&self) -> Result<Entry> {
         let lock = ZnodePath::parse(&self.path)?;
-        let nonce = getrandom::u64().map_err(|error| Error::System {
-            reason: format!("the operating system gives no random bytes: {error}"),
-        })?;
-        let name = name_prefix(&self.session, nonce);
+        let name = name_prefix(&self.session);
         let path = match lock.as_str() {
             "/" => format!("/{name}"),
             parent => format!("{parent}/{name}"),
@@ -295,13 +292,14 @@ impl Queue {
     }
 }
 
-/// Names a contender: its session, the attachment of it, a random number that makes the name unique,
+/// Names a contender: its session, the attachment of it, a number that makes the name unique in it,
 /// and the word that other ZooKeeper clients know a lock by. The number of the sequence follows.
-fn name_prefix(session: &Session, nonce: u64) -> String {
+fn name_prefix(session: &Session) -> String {
     format!(
-        "{}-{}-{nonce:016x}-lock-",
+        "{}-{}-{:016x}-lock-",
         session.id(),
-        session.attachment()
+        session.attachment(),
+        session.unique_number()
     )
 }
 

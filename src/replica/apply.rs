@@ -22,6 +22,10 @@ impl Replica {
                 "the core gives committed entries out in order, each once"
             );
             self.snapshots.log_bytes += entry.data.len() as u64;
+            #[cfg(any(test, feature = "testing"))]
+            if let Some(witness) = &mut self.witness {
+                witness.entry(&entry);
+            }
             if entry.kind == EntryKind::Command
                 && !entry.data.is_empty()
                 && let Err(error) = self.apply_batch(&entry)
@@ -44,9 +48,13 @@ impl Replica {
         self.effects.applied = true;
         for record in batch.requests {
             let request = proto::decode_request(&record)?;
+            #[cfg(any(test, feature = "testing"))]
+            let changes_from = self.effects.changes.len();
             let applied = self
                 .state
                 .apply(batch.time_ms, &request, &mut self.effects.changes);
+            #[cfg(any(test, feature = "testing"))]
+            self.witness(&request, &applied, changes_from);
             self.settle(request, applied);
         }
         Ok(())

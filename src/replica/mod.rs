@@ -24,6 +24,8 @@ mod rules;
 mod snapshots;
 mod tracker;
 mod transfer;
+#[cfg(any(test, feature = "testing"))]
+mod witness;
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -41,6 +43,8 @@ pub(crate) use outputs::{
     Answer, Effects, Failure, NodeEvent, Notice, Output, SessionChange, SessionEvent,
 };
 pub(crate) use transfer::{CHUNK_BYTES, SnapshotRead, SnapshotStage};
+#[cfg(any(test, feature = "testing"))]
+pub(crate) use witness::{AppliedEntry, AppliedWrite, Witness};
 
 use barriers::{OriginBarriers, Waiter};
 use leader::Leadership;
@@ -79,6 +83,9 @@ pub(crate) struct Replica {
     resend_at_tick: bool,
     failed: bool,
     now: Now,
+    /// Where what is applied is written down, for whoever checks it.
+    #[cfg(any(test, feature = "testing"))]
+    witness: Option<Witness>,
 }
 
 impl Replica {
@@ -108,6 +115,8 @@ impl Replica {
             next_core_tick: now.monotonic + options.tick,
             resend_at_tick: false,
             failed: false,
+            #[cfg(any(test, feature = "testing"))]
+            witness: None,
             options,
             core,
             state,

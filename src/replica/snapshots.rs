@@ -272,7 +272,13 @@ impl Replica {
             .filter(|received| (received.meta.index, received.meta.term) == (meta.index, meta.term))
             .expect("the core accepts only the snapshot whose message was stepped");
         let ReceivedSnapshot { state, writer, .. } = *received;
+        #[cfg(any(test, feature = "testing"))]
+        let before = self.state.zxid();
         self.state.replace(state);
+        #[cfg(any(test, feature = "testing"))]
+        if let Some(witness) = &mut self.witness {
+            witness.skipped = Some((before, self.state.zxid()));
+        }
         self.effects.changes.clear();
         self.effects.replaced = true;
         self.applied_index = meta.index;

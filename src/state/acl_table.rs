@@ -120,7 +120,7 @@ impl AclTable {
     }
 
     /// How many znodes have each ACL that is in use, but the open one's.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "testing"))]
     pub(crate) fn references(&self) -> impl Iterator<Item = (AclIndex, u64)> + '_ {
         (0..)
             .zip(self.references.iter().copied())

@@ -14,7 +14,7 @@ mod authorize;
 mod create;
 mod delete;
 mod genesis;
-#[cfg(test)]
+#[cfg(any(test, feature = "testing"))]
 mod invariants;
 #[cfg(test)]
 mod model;
@@ -130,6 +130,19 @@ impl State {
             .map()
             .iter()
             .map(|(&id, session)| (id, &**session))
+    }
+
+    /// The sessions that own ephemerals, sorted, with all writes so far.
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) fn ephemeral_owners(&self) -> Vec<SessionId> {
+        let mut owners: Vec<_> = self
+            .znodes
+            .ephemerals
+            .iter()
+            .map(|(owner, _)| *owner)
+            .collect();
+        owners.dedup();
+        owners
     }
 
     /// A session with all writes so far.

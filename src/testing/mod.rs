@@ -10,8 +10,7 @@ pub mod bench;
 pub mod fuzz;
 pub mod history;
 pub mod oracle;
-#[cfg(test)]
-mod sim;
+pub mod sim;
 pub mod storage_conformance;
 pub mod storage_files;
 pub mod transport_conformance;

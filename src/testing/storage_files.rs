@@ -133,6 +133,11 @@ impl FaultyFiles {
         self.image.lock().capacity_bytes = capacity_bytes;
     }
 
+    /// How long the files are in all.
+    pub fn used_bytes(&self) -> u64 {
+        self.image.lock().used_bytes()
+    }
+
     /// The process is gone, the kernel is not: what was written stays, handles and locks don't.
     pub fn kill(&self) {
         let mut image = self.image.lock();
@@ -231,6 +236,10 @@ impl Image {
         }
     }
 
+    fn used_bytes(&self) -> u64 {
+        self.files.values().map(|file| file.live.len() as u64).sum()
+    }
+
     fn change_name(&mut self, change: NameChange) {
         if let Some(removed) = &change.removed {
             self.names.remove(removed);
@@ -249,10 +258,9 @@ impl Image {
         let growth = self.files.get(&number).map_or(0, |file| {
             (offset + bytes.len()).saturating_sub(file.live.len())
         });
-        let used: usize = self.files.values().map(|file| file.live.len()).sum();
         if self
             .capacity_bytes
-            .is_some_and(|capacity| growth > 0 && (used + growth) as u64 > capacity)
+            .is_some_and(|capacity| growth > 0 && self.used_bytes() + growth as u64 > capacity)
         {
             return Err(io::ErrorKind::StorageFull.into());
         }

@@ -129,11 +129,16 @@ impl Cluster {
 
     /// Adds a node with an empty log under the first configuration.
     pub(super) fn join(&mut self, id: u64) {
+        self.join_with(id, &first_snapshot(&self.configuration));
+    }
+
+    /// A new node that begins with this snapshot.
+    pub(super) fn join_with(&mut self, id: u64, first: &SnapshotMeta) {
         let identity = Identity {
             cluster: ClusterId(1),
             node: node_id(id),
         };
-        let store = MemoryStore::bootstrapped(identity, &first_snapshot(&self.configuration));
+        let store = MemoryStore::bootstrapped(identity, first);
         let node = Node {
             core: None,
             store,

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use super::cluster::{Cluster, first_snapshot, node_id, step, voters};
 use super::memory_store::MemoryStore;
 use crate::ClusterId;
-use crate::consensus::{COMMAND_BYTES_MAX, Consensus, ProposeError, RaftCore, RaftOptions, Role};
+use crate::consensus::{
+    COMMAND_BYTES_MAX, Consensus, MembershipChange, ProposeError, RaftCore, RaftOptions, Role,
+};
 use crate::storage::{
     EntryKind, HardState, Identity, LogEntry, SnapshotMeta, Storage as _, StorageError, WriteBatch,
 };
@@ -329,13 +331,45 @@ fn proposals_beyond_the_limits_are_dropped_with_an_error() {
 }
 
 #[test]
+fn a_node_that_joins_again_gets_no_snapshot_from_before_its_removal() {
+    // The first snapshot names every first voter. One that had lost its disk, was removed and joined again
+    // was sent that, took it for what it had, and was asked for what it lacked, for ever.
+    let mut cluster = led_by_1(RaftOptions::default());
+    propose(&mut cluster, 1);
+    for change in [
+        MembershipChange::Remove(node_id(3)),
+        MembershipChange::AddLearner(node_id(3)),
+    ] {
+        if change == MembershipChange::AddLearner(node_id(3)) {
+            // As a node begins that joins: with what matches nobody's log.
+            let placeholder = SnapshotMeta {
+                index: 1,
+                term: 2,
+                configuration: voters(&[1, 2]),
+            };
+            cluster.join_with(3, &placeholder);
+        }
+        cluster
+            .with_core(1, |core| core.change_membership(&[change]))
+            .unwrap();
+        cluster.stabilize();
+    }
+    let added_at = cluster.core(1).status().commit;
+    assert_eq!(cluster.core(1).snapshot_wanted(), Some(added_at));
+    cluster.snapshot_and_compact(1);
+    cluster.with_core(1, |core| (0..2).for_each(|_| core.tick()));
+    cluster.stabilize();
+    assert_eq!(cluster.core(3).status().commit, added_at);
+}
+
+#[test]
 fn a_leader_says_when_a_follower_waits_for_a_newer_snapshot() {
     let mut cluster = led_by_1(RaftOptions::default());
     propose(&mut cluster, 1);
     cluster.snapshot_and_compact(1);
     assert_eq!(cluster.core(1).snapshot_wanted(), None);
     cluster.join(4);
-    let add = [crate::consensus::MembershipChange::AddLearner(node_id(4))];
+    let add = [MembershipChange::AddLearner(node_id(4))];
     cluster
         .with_core(1, |core| core.change_membership(&add))
         .unwrap();

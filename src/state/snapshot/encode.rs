@@ -51,7 +51,7 @@ impl State {
 
     /// A number that is the same for equal states, unpublished writes included. It takes as long as a
     /// snapshot.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "testing"))]
     pub(crate) fn digest(&self) -> u64 {
         use sha1::Digest as _;
         let mut sha1 = sha1::Sha1::new();

@@ -206,11 +206,16 @@ impl Watcher<'_> {
             })
     }
 
-    /// A snapshot that this watcher's node installed, across this zxid.
+    /// A snapshot that this watcher's node installed in the watcher's life, across this zxid. A node that
+    /// has lost its disk goes over all of it again.
     fn skip(&self, zxid: Zxid) -> Option<&Skip> {
-        let node = self.history.attachment(self.attachment).node;
-        let mut skips = self.history.skips.iter();
-        skips.find(|skip| skip.node == node && skip.from < zxid && zxid <= skip.to)
+        let attachment = self.history.attachment(self.attachment);
+        let lives = |skip: &&Skip| {
+            let ended = attachment.ended.map(|(at, _)| at);
+            skip.at > attachment.called && ended.is_none_or(|ended| skip.at < ended)
+        };
+        let mut skips = self.history.skips.iter().filter(lives);
+        skips.find(|skip| skip.node == attachment.node && skip.from < zxid && zxid <= skip.to)
     }
 
     /// Each event is that of a change, once, in order, after the change and before newer data.

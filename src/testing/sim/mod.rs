@@ -1,522 +1,452 @@
-//! A whole cluster in one thread, from one seed: the production code of all floors through
-//! `Driver::turn`, with a virtual clock, a network that loses, repeats, delays and reorders, disks that
-//! are slow, and nodes that crash at any step.
+//! A whole cluster in one thread, from one seed: for hosts that test their own coordination code under
+//! faults, and for this crate's own tests.
 //!
-//! Time moves from one event to the next. Everything random comes from the seed, so that the same seed
-//! gives the same trace.
+//! The nodes are production code, turned by [`Simulation`] instead of by their threads. Time is virtual and
+//! moves from one event to the next, so that a minute takes a moment; the network, the disks and the clocks
+//! are simulated, and fail as [`Faults`] says. Everything random follows from the seed: the same seed gives
+//! the same trace, byte for byte, so that what was found once is found again.
+//!
+//! # How to test a host's code
+//! It is async code, spawned by [`Simulation::spawn`] (somebody outside the cluster, who outlives every
+//! crash), [`Simulation::spawn_on`] or [`Simulation::program`] (inside a node's process, with which it
+//! stands still and ends). It opens sessions on [`World::node`] as on a [`crate::Node`]; sessions, watchers
+//! and recipes are what they are in production. But nothing may block: a `wait` for an answer would wait
+//! for ever, as the cluster only goes on while the simulation does. Await instead, and sleep by
+//! [`World::sleep`]. What reads real clocks, draws from the operating system's randomness, or has its order
+//! from a `std` hash map makes the simulation differ from run to run.
+//!
+//! ```
+//! use std::time::Duration;
+//! use quorate::testing::sim::{Faults, Simulation};
+//! use quorate::{CreateMode, recipes::Lock};
+//!
+//! let mut simulation = Simulation::builder(7).nodes(3).faults(Faults::network()).start();
+//! let world = simulation.world();
+//! let acquired = simulation.spawn(async move {
+//!     let (_, node) = world.any_node().await;
+//!     let session = node.session().open().await?;
+//!     let guard = Lock::new(&session, "/locks/printer").acquire().await?;
+//!     world.sleep(Duration::from_millis(200)).await;
+//!     guard.release().await
+//! });
+//! simulation.wait(acquired).expect("it was no node's")?;
+//! # Ok::<(), quorate::Error>(())
+//! ```
+//!
+//! # What is checked
+//! After every turn of every node, the invariants of Raft and of the tree: one leader in a term, logs that
+//! match, no committed entry missing at a later leader or not durable on a majority, equal states, no
+//! write twice, no ephemeral without its session, no two guards of a lock. A breach panics, and names the
+//! seed. What clients see is judged by the [oracles](super::oracle), if it is recorded with
+//! [`World::recorder`]. The [`workloads`] do so; the example `simulate` runs them for as long as one likes.
+//!
+//! # What is not simulated
+//! Threads: a node's loop, its writer and its readers never run at the same time. Bytes on a wire: peers
+//! hand each other whole messages. Slow processors: a turn takes ten microseconds.
 
-mod checks;
+mod clock;
+mod disk;
+mod executor;
+mod faults;
+mod injection;
+mod invariants;
+mod machine;
+mod random;
+mod repair;
+mod running;
+#[cfg(test)]
 mod scenarios;
-mod workload;
+mod trace;
+mod wire;
+pub mod workloads;
+mod world;
 
-use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
-use std::sync::Arc;
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
 use std::time::Duration;
 
-use parking_lot::Mutex;
-use rand::rngs::SmallRng;
-use rand::{Rng, SeedableRng};
+pub use disk::Store;
+pub use executor::Task;
+pub use faults::{FaultCounts, FaultKind, Faults};
+pub use random::Random;
+pub use trace::TraceDetail;
+pub use world::{MemberChange, MembersLock, Sleep, World};
 
-use crate::clock::{Clock, Now};
-use crate::ids::NodeId;
-use crate::node::snapshotter::Snapshotter;
-use crate::node::workers::{self, Done, SnapshotJob, WriteJob, Written};
-use crate::node::{Assembly, Node, NodeBuilder, NodeShared};
-use crate::storage::Memory;
-use crate::transport::{Inbox, Local, Message, Transport, TransportError};
+use clock::{NodeClock, TrueTime};
+use disk::Disk;
+use executor::Executor;
+use invariants::Invariants;
+use machine::{Machine, Process};
+use running::Scheduled;
+use trace::Trace;
+use wire::Wire;
 
-/// What can go wrong, and how often.
-#[derive(Clone, Debug)]
-pub(super) struct Faults {
-    /// One message in so many is lost; 0: none.
-    pub lose: u32,
-    /// One message in so many comes twice; 0: none.
-    pub repeat: u32,
-    /// The longest time that a message takes, in microseconds; different times reorder.
-    pub delay_us: u64,
-    /// The longest time that a sync takes, in microseconds.
-    pub sync_us: u64,
-    /// The mean time between two crashes, in milliseconds; 0: none.
-    pub crash_ms: u64,
-    /// The mean time between two partitions, in milliseconds; 0: none.
-    pub partition_ms: u64,
-}
+use crate::node::NodeBuilder;
+use crate::testing::history::FinalZnode;
+use crate::testing::oracle::Violation;
 
-impl Faults {
-    pub(super) const NONE: Faults = Faults {
-        lose: 0,
-        repeat: 0,
-        delay_us: 500,
-        sync_us: 200,
-        crash_ms: 0,
-        partition_ms: 0,
-    };
+/// How long [`Simulation::wait`] lets the cluster go on before it gives up.
+const PATIENCE: Duration = Duration::from_secs(600);
 
-    pub(super) const ALL: Faults = Faults {
-        lose: 20,
-        repeat: 20,
-        delay_us: 20_000,
-        sync_us: 10_000,
-        crash_ms: 3_000,
-        partition_ms: 2_000,
-    };
-}
+type Configure = Rc<dyn Fn(NodeBuilder) -> NodeBuilder>;
+type Program = Rc<dyn Fn(World, u64) -> Pin<Box<dyn Future<Output = ()>>>>;
 
-/// The virtual time, shared with every node's clock.
-#[derive(Clone, Default)]
-struct SimClock(Arc<Mutex<Duration>>);
-
-impl Clock for SimClock {
-    fn now(&self) -> Now {
-        let monotonic = *self.0.lock();
-        Now {
-            monotonic,
-            wall_ms: 1_600_000_000_000 + monotonic.as_millis() as i64,
-        }
-    }
-}
-
-/// Messages sent since the simulation last looked, and whom they may reach.
-#[derive(Default)]
-struct Wire {
-    sent: Vec<Message>,
-    inboxes: BTreeMap<NodeId, Arc<dyn Inbox>>,
-}
-
-#[derive(Clone)]
-struct Endpoint {
-    id: NodeId,
-    wire: Arc<Mutex<Wire>>,
-}
-
-impl std::fmt::Debug for Endpoint {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Endpoint({})", self.id)
-    }
-}
-
-impl Transport for Endpoint {
-    fn start(&self, _: Local, inbox: Arc<dyn Inbox>) -> Result<(), TransportError> {
-        self.wire.lock().inboxes.insert(self.id, inbox);
-        Ok(())
-    }
-
-    fn send(&self, message: Message) {
-        self.wire.lock().sent.push(message);
-    }
-
-    fn stop(&self) {
-        self.wire.lock().inboxes.remove(&self.id);
-    }
-}
-
-/// A node that is up.
-struct Up {
-    parts: Assembly,
-    snapshotter: Snapshotter,
-    /// Jobs that the disk works on, and when each is done.
-    writes: std::collections::VecDeque<(Duration, WriteJob)>,
-    snapshots: std::collections::VecDeque<(Duration, SnapshotJob)>,
-    next_turn: Duration,
-    /// Stopped by a signal: its threads stand still, its memory stays.
-    paused: bool,
-}
-
-impl Up {
-    fn report(&self, done: Done) {
-        let reports = &self.parts.reports;
-        reports.report(done).expect("its driver is there");
-    }
-}
-
-/// What happens at a moment.
-#[derive(PartialEq, Eq, PartialOrd, Ord)]
-enum Happening {
-    Deliver(u64),
-    Crash,
-    Restart(u64),
-    Partition,
-    Heal,
-}
-
-type Configure = fn(NodeBuilder) -> NodeBuilder;
-
-/// See the module's text.
-pub(super) struct Sim {
-    pub rng: SmallRng,
+/// Makes a [`Simulation`].
+#[must_use = "nothing happens before `start`"]
+pub struct SimulationBuilder {
+    seed: u64,
+    nodes: u64,
     faults: Faults,
-    clock: SimClock,
-    wire: Arc<Mutex<Wire>>,
-    nodes: BTreeMap<u64, Option<Up>>,
-    disks: BTreeMap<u64, Memory>,
+    store: Store,
+    detail: TraceDetail,
     configure: Configure,
-    happenings: BinaryHeap<Reverse<(Duration, u64, Happening)>>,
-    /// Messages under way, by the number in their happening.
-    under_way: BTreeMap<u64, Message>,
-    /// Pairs that can't reach each other, one way.
-    cut: Vec<(NodeId, NodeId)>,
-    next_number: u64,
-    starts: u32,
-    /// A running hash of everything that happened: equal for equal seeds.
-    pub trace: u64,
 }
 
-impl Sim {
-    pub(super) fn new(seed: u64, nodes: u64, faults: Faults, configure: Configure) -> Sim {
-        let mut sim = Sim {
-            rng: SmallRng::seed_from_u64(seed),
-            faults,
-            clock: SimClock::default(),
-            wire: Arc::default(),
-            nodes: (1..=nodes).map(|id| (id, None)).collect(),
-            disks: (1..=nodes).map(|id| (id, Memory::new())).collect(),
-            configure,
-            happenings: BinaryHeap::new(),
-            under_way: BTreeMap::new(),
-            cut: Vec::new(),
-            next_number: 0,
-            starts: 0,
-            trace: 0,
-        };
-        for id in 1..=nodes {
-            sim.start(id);
-        }
-        sim.schedule_faults();
-        sim
+impl std::fmt::Debug for SimulationBuilder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SimulationBuilder")
+            .field("seed", &self.seed)
+            .field("nodes", &self.nodes)
+            .field("faults", &self.faults)
+            .finish_non_exhaustive()
+    }
+}
+
+impl SimulationBuilder {
+    /// With how many voters the cluster begins, whose ids count from 1: 3 unless told.
+    pub fn nodes(mut self, nodes: u64) -> SimulationBuilder {
+        self.nodes = nodes.max(1);
+        self
     }
 
-    pub(super) fn set_faults(&mut self, faults: Faults) {
+    /// What goes wrong from the beginning: nothing unless told.
+    pub fn faults(mut self, faults: Faults) -> SimulationBuilder {
         self.faults = faults;
-        self.schedule_faults();
+        self
     }
 
-    pub(super) fn now(&self) -> Duration {
-        *self.clock.0.lock()
+    /// What the nodes store their log in: [`crate::storage::Log`] on simulated files unless told, where
+    /// the feature `log` is there.
+    pub fn store(mut self, store: Store) -> SimulationBuilder {
+        self.store = store;
+        self
     }
 
-    pub(super) fn ids(&self) -> Vec<u64> {
-        self.nodes.keys().copied().collect()
+    /// How much of the trace is kept as text: nothing unless told.
+    pub fn trace(mut self, detail: TraceDetail) -> SimulationBuilder {
+        self.detail = detail;
+        self
     }
 
-    /// What a client of node `id` uses; `None` while the node is down.
-    pub(super) fn node(&self, id: u64) -> Option<Arc<NodeShared>> {
-        Some(self.nodes[&id].as_ref()?.parts.shared.clone())
+    /// Sets options of every node, each time that it starts. Storage, transport, clock, voters and
+    /// randomness are the simulation's; it begins with a tick of 20 ms, an election timeout of 10 ticks,
+    /// and sessions of half a second and more.
+    pub fn configure(
+        mut self,
+        configure: impl Fn(NodeBuilder) -> NodeBuilder + 'static,
+    ) -> SimulationBuilder {
+        self.configure = Rc::new(configure);
+        self
     }
 
-    /// The node that believes to lead the highest term.
-    pub(super) fn leader(&self) -> Option<u64> {
-        self.up()
-            .map(|(id, up)| (up.parts.shared.status(), id))
-            .filter(|(status, _)| status.role == crate::Role::Leader)
-            .max_by_key(|(status, _)| status.term)
-            .map(|(_, id)| id)
-    }
-
-    fn up(&self) -> impl Iterator<Item = (u64, &Up)> {
-        self.nodes
-            .iter()
-            .filter_map(|(id, up)| Some((*id, up.as_ref()?)))
-    }
-
-    pub(super) fn driver(&self, id: u64) -> &crate::node::driver::Driver {
-        &self.nodes[&id].as_ref().expect("it is up").parts.driver
-    }
-
-    pub(super) fn is_up(&self, id: u64) -> bool {
-        self.nodes[&id].is_some()
-    }
-
-    fn start(&mut self, id: u64) {
-        self.starts += 1;
-        let endpoint = Endpoint {
-            id: NodeId::new(id).unwrap(),
-            wire: self.wire.clone(),
+    /// Starts the nodes, at the beginning of time.
+    pub fn start(self) -> Simulation {
+        let time = TrueTime::default();
+        let random = |purpose| Random::of(self.seed, purpose);
+        let mut simulation = Simulation {
+            world: World::new(time.clone(), random(1)),
+            network_random: random(2),
+            disk_random: random(3),
+            boot_random: random(4),
+            fault_randoms: FaultKind::ALL
+                .iter()
+                .map(|&kind| (kind, random(100 + kind as u64)))
+                .collect(),
+            seed: self.seed,
+            founders: (1..=self.nodes).collect(),
+            configure: self.configure,
+            store: self.store,
+            time,
+            wire: Wire::default(),
+            machines: BTreeMap::new(),
+            executor: Executor::default(),
+            program: None,
+            events: BinaryHeap::new(),
+            next_number: 0,
+            faults: Faults::none(),
+            faults_epoch: 0,
+            counts: FaultCounts::default(),
+            damage: None,
+            invariants: Invariants::default(),
+            leader: None,
+            turns: 0,
+            messages: 0,
+            trace: Trace::new(self.detail),
         };
-        let builder = Node::builder(id)
-            .voters(self.ids())
-            .storage(self.disks[&id].clone())
-            .transport(endpoint)
-            .clock(self.clock.clone())
-            .seed(self.rng.r#gen())
-            .boot_nonce(self.starts);
-        let parts = (self.configure)(builder)
-            .assemble()
-            .expect("a node starts from its own disk");
-        let clock = Arc::new(self.clock.clone());
-        let snapshotter = Snapshotter::new(parts.storage.clone(), clock);
-        let up = Up {
-            parts,
-            snapshotter,
-            writes: Default::default(),
-            snapshots: Default::default(),
-            next_turn: self.now(),
-            paused: false,
-        };
-        self.nodes.insert(id, Some(up));
+        for id in 1..=self.nodes {
+            simulation.add_machine(id, JoinsLater::No);
+        }
+        for id in 1..=self.nodes {
+            simulation.start_node(id);
+        }
+        simulation.set_faults(self.faults);
+        simulation
     }
+}
 
-    /// The node is gone at once; what its disk had not synced is lost, and so is what it knew.
-    pub(super) fn crash(&mut self, id: u64) {
-        if let Some(up) = self.nodes.insert(id, None).flatten() {
-            up.parts.transport.stop();
-            // Its clients' calls end with the process that they were in.
-            drop(up);
+/// How a machine's node begins on an empty disk.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum JoinsLater {
+    /// As one of the first voters.
+    No,
+    /// By asking the others.
+    Yes,
+}
+
+/// A simulated cluster: see the module's text.
+pub struct Simulation {
+    seed: u64,
+    world: World,
+    founders: Vec<u64>,
+    configure: Configure,
+    store: Store,
+    time: TrueTime,
+    wire: Wire,
+    machines: BTreeMap<u64, Machine>,
+    executor: Executor,
+    program: Option<Program>,
+    /// What happens when, the next on top.
+    events: BinaryHeap<std::cmp::Reverse<Scheduled>>,
+    next_number: u64,
+    faults: Faults,
+    /// Counts the changes of `faults`: what was planned under others doesn't happen.
+    faults_epoch: u64,
+    counts: FaultCounts,
+    /// Held from the damage of a disk until its node has started again or was replaced.
+    damage: Option<(u64, MembersLock)>,
+    network_random: Random,
+    disk_random: Random,
+    boot_random: Random,
+    fault_randoms: BTreeMap<FaultKind, Random>,
+    invariants: Invariants,
+    /// The last leader that was seen, and its term.
+    leader: Option<(u64, u64)>,
+    turns: u64,
+    messages: u64,
+    trace: Trace,
+}
+
+impl std::fmt::Debug for Simulation {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Simulation")
+            .field("seed", &self.seed)
+            .field("now", &self.now())
+            .finish_non_exhaustive()
+    }
+}
+
+/// All of these panic when an invariant is broken: the text names the seed, the time, and what was seen.
+impl Simulation {
+    /// Begins to make a simulation, all of whose chance follows from `seed`.
+    pub fn builder(seed: u64) -> SimulationBuilder {
+        SimulationBuilder {
+            seed,
+            nodes: 3,
+            faults: Faults::none(),
+            store: Store::default(),
+            detail: TraceDetail::default(),
+            configure: Rc::new(|builder| builder),
         }
     }
 
-    /// Stops a node's threads, as SIGSTOP does, or lets them go on.
-    pub(super) fn pause(&mut self, id: u64, paused: bool) {
-        let up = self.nodes.get_mut(&id).and_then(Option::as_mut);
-        up.expect("it is up").paused = paused;
+    /// What tasks see of the simulation.
+    pub fn world(&self) -> World {
+        self.world.clone()
     }
 
-    pub(super) fn restart(&mut self, id: u64) {
-        if !self.is_up(id) {
-            self.start(id);
+    /// The time since the beginning.
+    pub fn now(&self) -> Duration {
+        self.time.get()
+    }
+
+    // ---- Tasks --------------------------------------------------------------------------------
+
+    /// [`World::spawn`].
+    pub fn spawn<T: 'static>(&mut self, future: impl Future<Output = T> + 'static) -> Task<T> {
+        self.world.spawn(future)
+    }
+
+    /// [`World::spawn_on`].
+    pub fn spawn_on<T: 'static>(
+        &mut self,
+        node: u64,
+        future: impl Future<Output = T> + 'static,
+    ) -> Task<T> {
+        self.world.spawn_on(node, future)
+    }
+
+    /// Runs a host's program in the process of every node, from now on and whenever one starts: it is
+    /// given the node's id.
+    pub fn program<F: Future<Output = ()> + 'static>(
+        &mut self,
+        program: impl Fn(World, u64) -> F + 'static,
+    ) {
+        let program: Program = Rc::new(move |world, id| Box::pin(program(world, id)));
+        for id in self.world.nodes() {
+            let work = program(self.world(), id);
+            drop(self.world.spawn_on(id, work));
         }
+        self.program = Some(program);
     }
 
-    /// Nothing passes from `from` to `to` any more.
-    pub(super) fn cut(&mut self, from: u64, to: u64) {
-        self.cut
-            .push((NodeId::new(from).unwrap(), NodeId::new(to).unwrap()));
-    }
+    // ---- Time ---------------------------------------------------------------------------------
 
-    pub(super) fn isolate(&mut self, id: u64) {
-        for other in self.ids() {
-            if other != id {
-                self.cut(id, other);
-                self.cut(other, id);
+    /// Lets the cluster go on until the future is there: an answer, a task, or any other.
+    ///
+    /// # Panics
+    /// When that takes longer than ten minutes of the simulation's time.
+    pub fn wait<F: Future>(&mut self, future: F) -> F::Output {
+        let mut future = std::pin::pin!(future);
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        let end = self.now() + PATIENCE;
+        loop {
+            self.run_tasks();
+            if let std::task::Poll::Ready(output) = future.as_mut().poll(&mut context) {
+                return output;
             }
+            if self.now() >= end {
+                self.give_up(PATIENCE);
+            }
+            self.step(end);
         }
     }
 
-    /// No faults from now on: everybody is up and reaches everybody.
-    pub(super) fn heal(&mut self) {
-        self.faults = Faults::NONE;
-        self.cut.clear();
-        for id in self.ids() {
-            self.restart(id);
-        }
-    }
-
-    pub(super) fn reconnect(&mut self) {
-        self.cut.clear();
-    }
-
-    fn at(&mut self, at: Duration, happening: Happening) {
-        self.next_number += 1;
-        self.happenings
-            .push(Reverse((at, self.next_number, happening)));
-    }
-
-    fn schedule_faults(&mut self) {
-        let now = self.now();
-        if self.faults.crash_ms > 0 {
-            let pause = self.rng.gen_range(0..self.faults.crash_ms * 2);
-            self.at(now + Duration::from_millis(pause), Happening::Crash);
-        }
-        if self.faults.partition_ms > 0 {
-            let pause = self.rng.gen_range(0..self.faults.partition_ms * 2);
-            self.at(now + Duration::from_millis(pause), Happening::Partition);
-        }
-    }
-
-    /// Goes on until `end`, calling `each` after every step.
-    pub(super) fn run_until(&mut self, end: Duration, mut each: impl FnMut(&mut Sim)) {
+    /// Lets the cluster go on for so long.
+    pub fn run_for(&mut self, time: Duration) {
+        let end = self.now() + time;
         while self.now() < end {
             self.step(end);
-            each(self);
         }
+        self.run_tasks();
     }
 
-    /// Goes on until the condition holds, at most for `most`.
-    pub(super) fn run_while(
-        &mut self,
-        most: Duration,
-        mut condition: impl FnMut(&mut Sim) -> bool,
-    ) {
+    /// Lets the cluster go on until the condition holds, which is asked after every event.
+    ///
+    /// # Panics
+    /// When that takes longer than `most`.
+    pub fn run_until(&mut self, most: Duration, mut condition: impl FnMut(&World) -> bool) {
         let end = self.now() + most;
-        while condition(self) {
-            assert!(self.now() < end, "nothing has come of it after {most:?}");
+        let world = self.world();
+        while !condition(&world) {
+            if self.now() >= end {
+                self.give_up(most);
+            }
             self.step(end);
         }
     }
 
-    /// The next moment at which anything happens.
-    fn step(&mut self, end: Duration) {
-        let mut next = end;
-        if let Some(Reverse((at, _, _))) = self.happenings.peek() {
-            next = next.min(*at);
-        }
-        for (_, up) in self.up().filter(|(_, up)| !up.paused) {
-            let disk = up.writes.front().map(|(at, _)| *at);
-            let snapshots = up.snapshots.front().map(|(at, _)| *at);
-            for at in [Some(up.next_turn), disk, snapshots].into_iter().flatten() {
-                next = next.min(at);
+    fn give_up(&self, most: Duration) -> ! {
+        let lines = self
+            .machines
+            .values()
+            .map(|machine| match &machine.process {
+                Process::Up(up) => format!("{:?}", up.parts.shared.status()),
+                Process::Down => format!("node {} is down", machine.id),
+                Process::Joining(_) => format!("node {} joins", machine.id),
+                Process::Damaged => format!("node {}'s disk is damaged", machine.id),
+                Process::Removed => format!("node {} was removed", machine.id),
+            });
+        self.broken(&Violation::new(
+            "nothing has come of it",
+            std::iter::once(format!("after {most:?}")).chain(lines),
+        ))
+    }
+
+    /// A promise is broken.
+    fn broken(&self, violation: &Violation) -> ! {
+        panic!("seed {}, at {:?}: {violation}", self.seed, self.now())
+    }
+
+    // ---- What was seen ------------------------------------------------------------------------
+
+    /// How often each kind of fault has struck.
+    pub fn faults_injected(&self) -> &FaultCounts {
+        &self.counts
+    }
+
+    /// How many turns nodes have made, and how many messages they have sent.
+    pub fn turns_and_messages(&self) -> (u64, u64) {
+        (self.turns, self.messages)
+    }
+
+    /// A number of everything that has happened: the same in every run of a seed.
+    pub fn trace_number(&self) -> u64 {
+        self.trace.number()
+    }
+
+    /// What has happened, one line each, as far as it was to be kept: [`SimulationBuilder::trace`].
+    pub fn trace(&self) -> &str {
+        self.trace.text()
+    }
+
+    /// Asserts that all nodes that have applied the same hold the same, and that each tree is sound.
+    pub fn check_replicas(&self) {
+        let mut digests = BTreeMap::new();
+        for machine in self.machines.values() {
+            let Some(up) = machine.up() else { continue };
+            let state = up.parts.driver.replica().state();
+            if let Err(flaw) = state.check_invariants() {
+                let line = format!("node {}: {flaw}", machine.id);
+                self.broken(&Violation::new("a tree is not sound", [line]));
             }
-            if up.parts.driver.has_work() {
-                next = self.now();
+            let (zxid, digest) = (state.zxid(), state.digest());
+            let (first, known) = *digests.entry(zxid).or_insert((machine.id, digest));
+            if known != digest {
+                let line = format!("nodes {first} and {} differ at zxid {zxid}", machine.id);
+                self.broken(&Violation::new("replicas have diverged", [line]));
             }
-        }
-        let now = next.max(self.now());
-        *self.clock.0.lock() = now;
-        while let Some(Reverse((at, _, _))) = self.happenings.peek()
-            && *at <= now
-        {
-            let Reverse((_, _, happening)) = self.happenings.pop().expect("it was just seen");
-            self.happen(happening);
-        }
-        for id in self.ids() {
-            self.work(id);
         }
     }
 
-    fn happen(&mut self, happening: Happening) {
-        match happening {
-            Happening::Deliver(number) => {
-                let message = self.under_way.remove(&number).expect("delivered once");
-                let inbox = self.wire.lock().inboxes.get(&message.to()).cloned();
-                if !self.cut.contains(&(message.from(), message.to()))
-                    && let Some(inbox) = inbox
-                {
-                    inbox.deliver(message);
-                }
-            }
-            Happening::Crash if self.faults.crash_ms > 0 => {
-                let id = self.pick();
-                self.crash(id);
-                let pause = self.rng.gen_range(0..3_000);
-                self.at(
-                    self.now() + Duration::from_millis(pause),
-                    Happening::Restart(id),
-                );
-                let pause = self.rng.gen_range(0..self.faults.crash_ms * 2);
-                self.at(self.now() + Duration::from_millis(pause), Happening::Crash);
-            }
-            Happening::Restart(id) => self.restart(id),
-            Happening::Partition if self.faults.partition_ms > 0 => {
-                let (a, b) = (self.pick(), self.pick());
-                match self.rng.gen_range(0..3) {
-                    0 => self.isolate(a),
-                    _ => self.cut(a, b),
-                }
-                let pause = self.rng.gen_range(0..2_000);
-                self.at(self.now() + Duration::from_millis(pause), Happening::Heal);
-            }
-            Happening::Heal => {
-                self.cut.clear();
-                if self.faults.partition_ms > 0 {
-                    let pause = self.rng.gen_range(0..self.faults.partition_ms * 2);
-                    self.at(
-                        self.now() + Duration::from_millis(pause),
-                        Happening::Partition,
-                    );
-                }
-            }
-            Happening::Crash | Happening::Partition => {}
-        }
-    }
-
-    pub(super) fn pick(&mut self) -> u64 {
-        let ids = self.ids();
-        ids[self.rng.gen_range(0..ids.len())]
-    }
-
-    /// Lets a node's disk and loop do what is due.
-    fn work(&mut self, id: u64) {
-        let now = self.now();
-        let Some(Some(up)) = self.nodes.get_mut(&id) else {
-            return;
+    /// The whole tree as the node has it that has applied the most, without the system's part of it.
+    pub fn tree(&self) -> BTreeMap<String, FinalZnode> {
+        let states = self.machines.values().filter_map(|machine| {
+            let state = machine.up()?.parts.driver.replica().state();
+            Some((state.zxid(), state))
+        });
+        let Some((_, state)) = states.max_by_key(|(zxid, _)| *zxid) else {
+            return BTreeMap::new();
         };
-        if up.paused {
-            return;
-        }
-        while up.writes.front().is_some_and(|(at, _)| *at <= now) {
-            let (_, job) = up.writes.pop_front().expect("it was just seen");
-            let storage = &up.parts.storage;
-            match job {
-                WriteJob::Write {
-                    number,
-                    publish,
-                    batch,
-                } => {
-                    workers::write(storage, publish, &batch).expect("the disk is sound");
-                    // The virtual clock stands still meanwhile.
-                    let written = Written {
-                        entries: batch.entries.len(),
-                        bytes: 0,
-                        took: Duration::ZERO,
-                    };
-                    up.report(Done::Persisted { number, written });
-                }
-                WriteJob::Compact { index } => storage.compact(index).expect("the disk is sound"),
-            }
-        }
-        while up.snapshots.front().is_some_and(|(at, _)| *at <= now) {
-            let (_, job) = up.snapshots.pop_front().expect("it was just seen");
-            if let Some(done) = up.snapshotter.run(job) {
-                up.report(done);
-            }
-        }
-        if up.next_turn <= now || up.parts.driver.has_work() {
-            let runs = up.parts.driver.turn(self.clock.now());
-            assert!(
-                runs,
-                "node {id} has stopped: {:?}",
-                up.parts.shared.status().stopped
-            );
-            up.next_turn = up
-                .parts
-                .driver
-                .next_turn()
-                .max(now + Duration::from_micros(1));
-            let zxid = up.parts.driver.state().zxid().0;
-            for seen in [now.as_nanos() as u64, id, zxid] {
-                self.trace = mix(self.trace, &seen.to_be_bytes());
-            }
-        }
-        if up.writes.is_empty() {
-            // Whatever has come while the disk was busy shares one sync.
-            let done_at = now + Duration::from_micros(self.rng.gen_range(0..=self.faults.sync_us));
-            up.writes
-                .extend(up.parts.writes.try_iter().map(|job| (done_at, job)));
-        }
-        for job in up.parts.snapshots.try_iter() {
-            let delay = self.rng.gen_range(0..=self.faults.sync_us);
-            let after = up.snapshots.back().map_or(now, |(at, _)| *at);
-            up.snapshots
-                .push_back((after.max(now) + Duration::from_micros(delay), job));
-        }
-        self.carry();
+        let znodes = state.walk().filter(|znode| {
+            let path = znode.path.as_str();
+            path != "/" && path != "/zookeeper" && !path.starts_with("/zookeeper/")
+        });
+        znodes
+            .map(|znode| {
+                let found = FinalZnode::new(&znode.data[..], znode.stat());
+                (znode.path.as_str().to_string(), found)
+            })
+            .collect()
     }
 
-    /// Takes what was sent onto the wire.
-    fn carry(&mut self) {
-        let sent = std::mem::take(&mut self.wire.lock().sent);
-        for message in sent {
-            let lost = self.faults.lose > 0 && self.rng.gen_ratio(1, self.faults.lose);
-            let twice = self.faults.repeat > 0 && self.rng.gen_ratio(1, self.faults.repeat);
-            for _ in 0..u8::from(!lost) + u8::from(twice) {
-                let delay = self.rng.gen_range(0..=self.faults.delay_us);
-                self.next_number += 1;
-                let number = self.next_number;
-                self.under_way.insert(number, message.clone());
-                let at = self.now() + Duration::from_micros(delay);
-                self.happenings
-                    .push(Reverse((at, number, Happening::Deliver(number))));
-            }
-            let seen = (message.from().as_u64() << 8) + message.to().as_u64();
-            self.trace = mix(self.trace, &seen.to_be_bytes());
-        }
-    }
-}
+    // ---- Machines -----------------------------------------------------------------------------
 
-/// FNV-1a, continued.
-fn mix(mut hash: u64, bytes: &[u8]) -> u64 {
-    for byte in bytes {
-        hash = (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+    fn add_machine(&mut self, id: u64, joins: JoinsLater) {
+        let base = self.boot_random.between(Duration::ZERO, PATIENCE);
+        // A node that begins anew on another disk has been started before.
+        let boots = self.machines.get(&id).map_or(0, |before| before.boots);
+        let machine = Machine {
+            id,
+            disk: Disk::new(self.store),
+            clock: NodeClock::new(self.time.clone(), base),
+            process: Process::Down,
+            boots,
+            joins: joins == JoinsLater::Yes,
+            slow_until: Duration::ZERO,
+            paused_until: None,
+        };
+        self.machines.insert(id, machine);
     }
-    hash
 }
