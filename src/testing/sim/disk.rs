@@ -270,12 +270,13 @@ impl Disk {
 
     /// The power is gone, and with it any part of what was not synced.
     pub(super) fn lose_power(&mut self, random: &mut Random) {
+        let chance = random.number();
         match &self.medium {
             Medium::Memory(_) => {
-                let _ = random;
+                let _ = chance;
             }
             #[cfg(feature = "log")]
-            Medium::Files(files) => files.crash(random.number()),
+            Medium::Files(files) => files.crash(chance),
         }
         self.kill();
     }

@@ -64,7 +64,7 @@ pub(super) async fn change(world: &World, change: MemberChange) {
         MemberChange::Replace { new, .. } => new,
     };
     // Nobody can add who has stopped.
-    while !(world.is_removed(about) && !matches!(change, MemberChange::Remove(_))) {
+    while !world.is_removed(about) || matches!(change, MemberChange::Remove(_)) {
         let (at, _) = world.any_node().await;
         // Who is to be removed is the last to be asked.
         let asked = (at != about)
