@@ -41,6 +41,33 @@ fn a_one_shot_watch_on_data_is_heard_once() {
 }
 
 #[test]
+fn a_watch_set_again_behind_a_change_has_heard_of_it() {
+    // Found by review: the read behind a write that was called at once with it set the watch again
+    // before the write's event was told, and that was told to nobody.
+    let cluster = Cluster::new(1);
+    let session = cluster.session(1);
+    let watcher = session.watcher(8);
+    assert_eq!(session.exists_and_watch("/a", &watcher).within(), Ok(None));
+    for round in 0..10 {
+        let zxid = if round == 0 {
+            let created = session.create("/a", "0", CreateMode::Persistent);
+            session.get_and_watch("/a", &watcher).within().unwrap();
+            created.within().unwrap().stat.czxid
+        } else {
+            let set = session.set("/a", "1", Version::ANY);
+            session.get_and_watch("/a", &watcher).within().unwrap();
+            set.within().unwrap().mzxid
+        };
+        // An event stands in its queue before the write is answered.
+        match watcher.receiver().try_recv() {
+            Ok(Event::Changed(change)) => assert_eq!(change.zxid, zxid),
+            other => panic!("round {round}: {other:?}"),
+        }
+        assert!(is_quiet(&watcher));
+    }
+}
+
+#[test]
 fn exists_leaves_a_watch_where_nothing_is_and_failed_reads_leave_none() {
     let cluster = Cluster::new(1);
     let session = cluster.session(1);

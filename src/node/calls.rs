@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::members::Members;
 use super::shared::{SessionHandle, SessionShared};
-use super::watches::{WatchKind, WatchQueue, WatchTable};
+use super::watches::{WatchKind, WatchQueue};
 use crate::error::{Error, Result};
 use crate::ids::{SessionId, Zxid};
 use crate::observe::{CallKind, Stopwatch};
@@ -240,15 +240,17 @@ impl Call {
         }
     }
 
-    /// Sets the watch that came with a read, for changes after what was read.
-    pub(super) fn set_watch(&self, read: &Answer, table: &mut WatchTable) {
-        if let Purpose::Watch(watch) = &self.purpose
-            && let Answer::Read {
-                zxid,
-                result: Ok(_),
-            } = read
-        {
-            table.add(&watch.queue, &watch.path, watch.kind, *zxid);
+    /// The watch that a read sets by this answer, for changes after the zxid.
+    pub(super) fn watch_set(&self, read: &Answer) -> Option<(&WatchRequest, Zxid)> {
+        match (&self.purpose, read) {
+            (
+                Purpose::Watch(watch),
+                Answer::Read {
+                    zxid,
+                    result: Ok(_),
+                },
+            ) => Some((watch, *zxid)),
+            _ => None,
         }
     }
 

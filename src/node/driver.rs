@@ -13,10 +13,11 @@ use crossbeam_channel::{Receiver, Sender};
 use slab::Slab;
 
 use super::calls::{Abandoned, Call, Command, FrozenState, Value};
-use super::compare::fire_differences;
+use super::compare::differences;
 use super::members::Members;
 use super::shared::{NodeShared, QueueDepths, Role, SessionHandle, SessionShared};
 use super::telling::Cause;
+use super::unfired::Unfired;
 use super::watches::WatchTable;
 use super::workers::{Done, SnapshotJob, WriteJob};
 use crate::clock::Now;
@@ -24,6 +25,7 @@ use crate::error::Error;
 use crate::ids::{ClusterId, NodeId, SessionId};
 use crate::observe::{self, CallKind, Stopwatch};
 use crate::op::{Keeper, Password};
+use crate::path::ZnodePath;
 use crate::replica::{
     Answer, Effects, Failure, Input, Output, Replica, SessionEvent, Staged, Ticket,
 };
@@ -438,7 +440,8 @@ impl Driver {
     }
 
     /// Events first, then the tree, then the answers: nobody reads a change, or is told that it was
-    /// made, before its watchers have it in their queues.
+    /// made, before its watchers have it in their queues. A read that sets a watch comes between the
+    /// changes that it has seen and those that it hasn't.
     fn settle(&mut self, effects: Effects) {
         for notice in &effects.notices {
             self.shared.telling.noticed(notice);
@@ -450,20 +453,27 @@ impl Driver {
         {
             let shared = self.shared.clone();
             let mut table = shared.watches.lock();
+            let differing;
+            let mut unfired = if effects.replaced {
+                // Comes to the present state, which the changes since the snapshot are part of.
+                let asked = self.paths_asked(&effects.answers);
+                differing = differences(&table, asked, shared.reader(), self.replica.state());
+                Unfired::compared(&differing)
+            } else {
+                Unfired::applied(&effects.changes)
+            };
             for (ticket, answer) in &effects.answers {
                 if let Some(call) = self.calls.get(ticket.0 as usize) {
-                    call.set_watch(answer, &mut table);
+                    if let Some((watch, read)) = call.watch_set(answer) {
+                        unfired.fire_through(read, &mut table);
+                        table.add(&watch.queue, &watch.path, watch.kind, read);
+                    }
                     if let Some(session) = self.begin_session(call.asked(), answer, &table) {
                         opened.insert(*ticket, session);
                     }
                 }
             }
-            if effects.replaced {
-                // Comes to the present state, which the changes since the snapshot are part of.
-                fire_differences(&mut table, shared.reader(), self.replica.state());
-            } else {
-                table.fire(&effects.changes);
-            }
+            unfired.fire_rest(&mut table);
             self.replica.publish();
             for change in &effects.sessions {
                 self.tell_session(change, &table);
@@ -490,6 +500,15 @@ impl Driver {
                 }
             }
         }
+    }
+
+    /// What the watches that these answers set are on.
+    fn paths_asked(&self, answers: &[(Ticket, Answer)]) -> Vec<ZnodePath> {
+        let watches = answers.iter().filter_map(|(ticket, answer)| {
+            let (watch, _) = self.calls.get(ticket.0 as usize)?.watch_set(answer)?;
+            Some(watch.path.clone())
+        });
+        watches.collect()
     }
 
     /// Begins to write a snapshot, if one is due. All that is applied is published by now.

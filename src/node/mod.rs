@@ -13,6 +13,7 @@ mod join;
 mod members;
 mod shared;
 mod telling;
+mod unfired;
 mod watches;
 pub(crate) mod workers;
 

@@ -216,7 +216,8 @@ impl WatchTable {
         self.queues.remove(&queue.id);
     }
 
-    /// Sets a watch for changes after `read`. Set twice it is one watch.
+    /// Sets a watch for changes after `read`. Set twice it is one watch; what the first one waits for
+    /// up to `read` must have been fired.
     pub(crate) fn add(
         &mut self,
         queue: &WatchQueue,
@@ -311,12 +312,14 @@ impl WatchTable {
         }
     }
 
-    /// Tells everybody concerned of one change, and of nothing that follows from it.
-    pub(crate) fn fire_alone(&mut self, change: &Change) {
-        let mut told = Vec::new();
-        self.fire_at(change.path.as_str(), change, change.kind, &mut told);
-        if self.recursive > 0 && change.kind != EventKind::NodeChildrenChanged {
-            self.fire_above(change, &mut told);
+    /// Tells everybody concerned of these changes, in order, and of nothing that follows from them.
+    pub(crate) fn fire_alone(&mut self, changes: &[Change]) {
+        for change in changes {
+            let mut told = Vec::new();
+            self.fire_at(change.path.as_str(), change, change.kind, &mut told);
+            if self.recursive > 0 && change.kind != EventKind::NodeChildrenChanged {
+                self.fire_above(change, &mut told);
+            }
         }
     }
 
