@@ -22,6 +22,8 @@ mod origin;
 mod outputs;
 mod rules;
 mod snapshots;
+#[cfg(test)]
+mod tests;
 mod tracker;
 mod transfer;
 
@@ -516,7 +518,7 @@ impl Replica {
         } else if !self.leads() {
             self.origin.resend_sent_before(retry_before);
         }
-        self.barriers.retry_sent_before(retry_before);
+        self.retry_barriers(retry_before);
         self.tick_membership();
         self.tick_liveness();
         self.tick_leader();

@@ -1,0 +1,317 @@
+//! Stories of one replica, whose core says what the story wants: no cluster, no clock, no disk.
+//!
+//! Node 1 is the replica's; node 2 leads, unless the story says otherwise. What the replica sends to the
+//! leader the story reads, answers, or puts into the log itself.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use super::*;
+use crate::consensus::{MembershipChange, ProposeError, Ready, Role};
+use crate::ids::ClusterId;
+use crate::proto::{Batch, Rules};
+use crate::state::Settings;
+use crate::storage::{EntryKind, LogEntry, StorageError};
+
+const ME: NodeId = NodeId::new(1).unwrap();
+const LEADER: NodeId = NodeId::new(2).unwrap();
+const OTHER: NodeId = NodeId::new(3).unwrap();
+const TICK: Duration = Duration::from_millis(10);
+const ELECTION: Duration = Duration::from_millis(100);
+const PASSWORD: Password = [7; 16];
+
+/// What the core is to say, and what was asked of it.
+#[derive(Default)]
+struct Script {
+    status: ConsensusStatus,
+    configuration: Configuration,
+    progress: Vec<PeerProgress>,
+    ready: VecDeque<Ready>,
+    ready_number: u64,
+    transfers: Vec<NodeId>,
+}
+
+#[derive(Clone, Default)]
+struct ScriptedCore(Arc<Mutex<Script>>);
+
+impl Consensus for ScriptedCore {
+    fn propose(&mut self, _: Bytes) -> Result<(), ProposeError> {
+        Ok(())
+    }
+
+    fn step(&mut self, _: NodeId, _: &[u8]) -> Result<(), StepError> {
+        Ok(())
+    }
+
+    fn step_snapshot(&mut self, _: NodeId, _: &[u8], _: &SnapshotMeta) -> Result<(), StepError> {
+        Ok(())
+    }
+
+    fn tick(&mut self) {}
+
+    fn barrier(&mut self, _: u64) -> Result<(), ProposeError> {
+        Ok(())
+    }
+
+    fn change_membership(&mut self, _: &[MembershipChange]) -> Result<(), ProposeError> {
+        Ok(())
+    }
+
+    fn transfer_leadership(&mut self, to: NodeId) -> Result<(), ProposeError> {
+        let mut script = self.0.lock();
+        script.transfers.push(to);
+        script.status.transferring = true;
+        Ok(())
+    }
+
+    fn campaign(&mut self) {}
+
+    fn ready(&mut self) -> Option<Ready> {
+        self.0.lock().ready.pop_front()
+    }
+
+    fn persisted(&mut self, _: u64) {}
+
+    fn applied(&mut self, _: u64) {}
+
+    fn snapshot_sent(&mut self, _: NodeId, _: bool) {}
+
+    fn unreachable(&mut self, _: NodeId) {}
+
+    fn status(&self) -> ConsensusStatus {
+        self.0.lock().status.clone()
+    }
+
+    fn configuration(&self) -> Configuration {
+        self.0.lock().configuration.clone()
+    }
+
+    fn progress(&self) -> Vec<PeerProgress> {
+        self.0.lock().progress.clone()
+    }
+
+    fn failure(&self) -> Option<StorageError> {
+        None
+    }
+}
+
+/// A replica in a story.
+struct Story {
+    replica: Replica,
+    core: ScriptedCore,
+    now: Now,
+    index: u64,
+    next_ticket: u64,
+}
+
+impl Story {
+    fn new() -> Story {
+        Story::with(|_| {})
+    }
+
+    fn with(change: impl FnOnce(&mut ReplicaOptions)) -> Story {
+        let mut options = ReplicaOptions {
+            id: ME,
+            cluster: ClusterId(1),
+            cluster_name: "story".to_string(),
+            promotion_lag_max: 0,
+            boot_nonce: 1,
+            rules_max: Rules::LATEST,
+            tick: TICK,
+            election_timeout: ELECTION,
+            session_writes_max: 8,
+            barriers_max: 64,
+            sessions_max: 64,
+            batch_bytes_max: 1024 * 1024,
+            snapshot_log_bytes: u64::MAX,
+            log_entries_kept: 0,
+            reap_interval: Duration::from_secs(60),
+            reap_max: 1,
+        };
+        change(&mut options);
+        let configuration = Configuration {
+            voters: vec![ME, LEADER, OTHER],
+            ..Default::default()
+        };
+        let meta = SnapshotMeta {
+            index: 1,
+            term: 1,
+            configuration: configuration.clone(),
+        };
+        let core = ScriptedCore::default();
+        core.0.lock().configuration = configuration;
+        let now = Now {
+            monotonic: Duration::from_secs(1),
+            wall_ms: 0,
+        };
+        let state = State::new(Settings::default());
+        let replica = Replica::new(options, Box::new(core.clone()), state, &meta, now);
+        let mut story = Story {
+            replica,
+            core,
+            now,
+            index: 1,
+            next_ticket: 0,
+        };
+        story.follow(Some(LEADER));
+        story
+    }
+
+    /// Somebody else leads from now on, or nobody.
+    fn follow(&mut self, leader: Option<NodeId>) {
+        {
+            let mut script = self.core.0.lock();
+            script.status.term += 1;
+            script.status.leader = leader;
+            script.status.role = match leader {
+                Some(ME) => Role::Leader,
+                _ => Role::Follower,
+            };
+            script.status.leads_with_commit = leader == Some(ME);
+        }
+        self.handle(Input::Persisted { number: 0 });
+    }
+
+    fn handle(&mut self, input: Input) {
+        self.replica.handle(input, self.now);
+    }
+
+    fn tick(&mut self) {
+        self.now.monotonic += TICK;
+        self.handle(Input::Tick);
+    }
+
+    fn ticks_for(&mut self, time: Duration) {
+        let end = self.now.monotonic + time;
+        while self.now.monotonic < end {
+            self.tick();
+        }
+    }
+
+    /// What the replica sends to the leader.
+    fn sent(&mut self) -> Vec<PeerMessage> {
+        let mut sent = Vec::new();
+        while let Some(output) = self.replica.poll() {
+            if let Output::Send {
+                to: LEADER,
+                payload,
+                ..
+            } = output
+            {
+                sent.push(PeerMessage::decode(&payload).unwrap().0);
+            }
+        }
+        sent
+    }
+
+    /// The requests that it forwards to the leader.
+    fn forwarded(&mut self) -> Vec<RequestRecord> {
+        let requests = self.sent().into_iter().filter_map(|message| match message {
+            PeerMessage::Forward(requests) => Some(requests),
+            _ => None,
+        });
+        requests.flatten().collect()
+    }
+
+    /// The sessions that it says are alive, in each barrier that it asks for.
+    fn touched(&mut self) -> Vec<(u64, Vec<SessionId>)> {
+        let touches = self.sent().into_iter().filter_map(|message| match message {
+            PeerMessage::Barrier { id, sessions } => Some((id, sessions)),
+            _ => None,
+        });
+        touches.collect()
+    }
+
+    fn peer(&mut self, message: PeerMessage) {
+        let payload = message.encode(Rules::LATEST);
+        self.handle(Input::Peer {
+            from: LEADER,
+            payload,
+        });
+    }
+
+    /// The log has these requests next.
+    fn commit(&mut self, requests: Vec<RequestRecord>) -> Effects {
+        self.index += 1;
+        let batch = Batch {
+            time_ms: 0,
+            rules: Rules::LATEST,
+            requests,
+        };
+        let entry = LogEntry {
+            index: self.index,
+            term: 1,
+            kind: EntryKind::Command,
+            data: batch.encode(),
+        };
+        self.ready(Ready {
+            committed: vec![entry],
+            ..Default::default()
+        });
+        self.replica.take_effects()
+    }
+
+    fn ready(&mut self, mut ready: Ready) -> u64 {
+        let number = {
+            let mut script = self.core.0.lock();
+            script.ready_number += 1;
+            ready.number = script.ready_number;
+            script.ready.push_back(ready);
+            script.ready_number
+        };
+        self.handle(Input::Persisted { number: 0 });
+        number
+    }
+
+    fn ticket(&mut self) -> Ticket {
+        self.next_ticket += 1;
+        Ticket(self.next_ticket)
+    }
+
+    fn ask_open(&mut self, keeper: Keeper) -> Ticket {
+        let ticket = self.ticket();
+        self.handle(Input::Open {
+            ticket,
+            password: PASSWORD,
+            timeout_ms: 10_000,
+            keeper,
+        });
+        ticket
+    }
+
+    /// Opens a session, which the log has then.
+    fn open(&mut self, keeper: Keeper) -> (SessionId, u32) {
+        self.ask_open(keeper);
+        let requests = self.forwarded();
+        let effects = self.commit(requests);
+        match &effects.answers[..] {
+            [(_, Answer::Session { id, attachment, .. })] => (*id, *attachment),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_lost_touch_is_made_up_for_by_the_next_one() {
+    // Found by review: the host says once that it has heard of a client. The touch that said it to the
+    // leader was lost, and the next one knew nothing of it.
+    let mut story = Story::new();
+    let (session, attachment) = story.open(Keeper::Host);
+    story.handle(Input::Touch {
+        session,
+        attachment,
+    });
+    let mut next_touch = || {
+        for _ in 0..1_000 {
+            story.tick();
+            if let Some((_, sessions)) = story.touched().pop() {
+                return sessions;
+            }
+        }
+        panic!("nobody is touched");
+    };
+    assert_eq!(next_touch(), [session]);
+    assert_eq!(next_touch(), [session]);
+}
