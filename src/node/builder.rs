@@ -91,6 +91,7 @@ pub struct NodeBuilder {
     settings: Settings,
     requests_max: usize,
     session_writes_max: usize,
+    session_reads_max: usize,
     snapshot_log_bytes: u64,
     log_entries_kept: u64,
     reap_interval: Duration,
@@ -126,6 +127,7 @@ impl NodeBuilder {
             settings: Settings::default(),
             requests_max: 16_384,
             session_writes_max: 4_096,
+            session_reads_max: 16_384,
             snapshot_log_bytes: 64 * 1024 * 1024,
             log_entries_kept: 1_024,
             reap_interval: Duration::from_secs(60),
@@ -291,6 +293,13 @@ impl NodeBuilder {
     /// answered [`crate::Error::Overloaded`].
     pub fn session_writes_max(mut self, writes: usize) -> NodeBuilder {
         self.session_writes_max = writes;
+        self
+    }
+
+    /// How many reads of one session may wait for its unanswered writes: 16,384 by default. One more is
+    /// answered [`crate::Error::Overloaded`].
+    pub fn session_reads_max(mut self, reads: usize) -> NodeBuilder {
+        self.session_reads_max = reads;
         self
     }
 
@@ -651,6 +660,7 @@ impl NodeBuilder {
             tick: self.tick,
             election_timeout: self.tick * u32::try_from(self.election_ticks).unwrap_or(u32::MAX),
             session_writes_max: self.session_writes_max,
+            session_reads_max: self.session_reads_max,
             barriers_max: self.requests_max,
             sessions_max: 65_536,
             batch_bytes_max: 1024 * 1024,

@@ -38,6 +38,8 @@ pub(crate) struct ReplicaOptions {
     pub election_timeout: Duration,
     /// The most writes that one session may have unanswered.
     pub session_writes_max: usize,
+    /// The most reads of one session that may wait for its writes.
+    pub session_reads_max: usize,
     /// The most barriers and linearizable reads that may wait.
     pub barriers_max: usize,
     /// The most sessions attached here.

@@ -46,7 +46,7 @@ pub(crate) use transfer::{CHUNK_BYTES, SnapshotRead, SnapshotStage};
 
 use barriers::{OriginBarriers, Waiter};
 use leader::Leadership;
-use origin::{DeferredRead, Origin};
+use origin::{Deferral, DeferredRead, Origin};
 
 use crate::clock::Now;
 use crate::consensus::{Consensus, ConsensusStatus, PeerProgress, StepError};
@@ -394,10 +394,24 @@ impl Replica {
     fn read(&mut self, session: SessionId, attachment: u32, read: DeferredRead) {
         match self.origin.attached(session, attachment) {
             Err(error) => self.answer(read.ticket, Answer::Failed(error)),
-            Ok(local) => {
-                if let Err(read) = local.defer(read) {
-                    self.answer_read(session, read);
-                }
+            Ok(_) => self.read_behind_writes(session, read),
+        }
+    }
+
+    /// Answers a read of a session here when the writes that were called before it are applied.
+    fn read_behind_writes(&mut self, session: SessionId, read: DeferredRead) {
+        let limit = self.options.session_reads_max;
+        let Some(local) = self.origin.session_mut(session) else {
+            let error = Error::SessionExpired { session };
+            return self.answer(read.ticket, Answer::Failed(error));
+        };
+        match local.defer(read, limit) {
+            Deferral::Waits => {}
+            Deferral::Nothing(read) => self.answer_read(session, read),
+            Deferral::Full(read) => {
+                let queue = "reads behind the session's writes";
+                let full = Error::Overloaded { queue, limit };
+                self.answer(read.ticket, Answer::Failed(full));
             }
         }
     }

@@ -22,6 +22,16 @@ pub(super) struct DeferredRead {
     pub read: Option<ReadOp>,
 }
 
+/// What becomes of a read that may have writes to wait for.
+#[derive(Debug)]
+pub(super) enum Deferral {
+    Waits,
+    /// There is nothing to wait for.
+    Nothing(DeferredRead),
+    /// Too many wait.
+    Full(DeferredRead),
+}
+
 /// A write that isn't answered yet.
 #[derive(Debug)]
 struct PendingWrite {
@@ -49,6 +59,8 @@ pub(super) struct LocalSession {
     /// Whether the host has heard of its client since it was last named to the leader.
     pub heard: bool,
     pending: VecDeque<PendingWrite>,
+    /// How many reads wait for those.
+    deferred: usize,
     /// The sequence of the next write.
     next_sequence: u64,
     /// All up to this one have been sent to the present leader.
@@ -198,6 +210,7 @@ impl Origin {
             next_sequence: sequence + 1,
             sent_through: sequence,
             ever_sent_through: sequence,
+            deferred: 0,
             progress_at: now,
         };
         match self.sessions.insert(id, session) {
@@ -316,14 +329,17 @@ impl LocalSession {
         self.pending.len()
     }
 
-    /// Whether a read called now has writes to wait for.
-    pub(super) fn defer(&mut self, read: DeferredRead) -> Result<(), DeferredRead> {
+    /// Lets a read called now wait for the writes before it, unless there are none, or `limit` reads
+    /// wait already.
+    pub(super) fn defer(&mut self, read: DeferredRead, limit: usize) -> Deferral {
         match self.pending.back_mut() {
             Some(last) => {
                 last.reads.push(read);
-                Ok(())
+                self.deferred += 1;
+                Deferral::Waits
             }
-            None => Err(read),
+            None => Deferral::Nothing(read),
+            Some(_) if self.deferred >= limit => Deferral::Full(read),
         }
     }
 
@@ -343,6 +359,7 @@ impl LocalSession {
         self.sent_through = self.sent_through.max(sequence);
         let answer = Answer::Write { zxid, outcome };
         Some(((write.ticket, answer), write.reads))
+        self.deferred -= write.reads.len();
     }
 
     /// The sequence of the oldest write that isn't answered.
@@ -515,9 +532,11 @@ mod tests {
             ticket: Ticket(ticket),
             read: None,
         };
-        assert!(origin.attached(SESSION, 1).unwrap().defer(read(9)).is_err());
+        let session = origin.attached(SESSION, 1).unwrap();
+        assert!(matches!(session.defer(read(9), 1), Deferral::Nothing(_)));
         push(&mut origin, 1);
-        assert!(origin.attached(SESSION, 1).unwrap().defer(read(2)).is_ok());
+        let session = origin.attached(SESSION, 1).unwrap();
+        assert!(matches!(session.defer(read(2), 1), Deferral::Waits));
         push(&mut origin, 3);
         let session = origin.attached(SESSION, 1).unwrap();
         let (_, reads) = session

@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use super::*;
 use crate::consensus::{MembershipChange, ProposeError, Ready, Role};
 use crate::ids::ClusterId;
+use crate::op::{CreateMode, ReadOp};
 use crate::proto::{Batch, Rules};
 use crate::state::Settings;
 use crate::storage::{EntryKind, LogEntry, StorageError};
@@ -122,6 +123,7 @@ impl Story {
             tick: TICK,
             election_timeout: ELECTION,
             session_writes_max: 8,
+            session_reads_max: 8,
             barriers_max: 64,
             sessions_max: 64,
             batch_bytes_max: 1024 * 1024,
@@ -291,6 +293,40 @@ impl Story {
             other => panic!("{other:?}"),
         }
     }
+
+    fn ask_create(&mut self, (session, attachment): (SessionId, u32)) -> Ticket {
+        let ticket = self.ticket();
+        let op = proto::encode_op(&Op::Create {
+            path: "/a".to_string(),
+            data: Bytes::new(),
+            mode: CreateMode::Persistent,
+            acl: crate::acl::Acl::open(),
+        });
+        self.handle(Input::Write {
+            ticket,
+            session,
+            attachment,
+            op,
+        });
+        ticket
+    }
+
+    fn ask_read(&mut self, (session, attachment): (SessionId, u32)) -> Ticket {
+        let ticket = self.ticket();
+        self.handle(Input::Read {
+            ticket,
+            session,
+            attachment,
+            read: ReadOp::Exists {
+                path: "/a".to_string(),
+            },
+        });
+        ticket
+    }
+
+    fn answers(&mut self) -> Vec<(Ticket, Answer)> {
+        self.replica.take_effects().answers
+    }
 }
 
 #[test]
@@ -314,4 +350,53 @@ fn a_lost_touch_is_made_up_for_by_the_next_one() {
     };
     assert_eq!(next_touch(), [session]);
     assert_eq!(next_touch(), [session]);
+}
+
+fn is_overloaded(answer: &(Ticket, Answer), ticket: Ticket, limit: usize) -> bool {
+    let queue = "reads behind the session's writes";
+    let full = Error::Overloaded { queue, limit };
+    answer.0 == ticket && answer.1.error() == Some(&full)
+}
+
+#[test]
+fn reads_that_wait_for_a_write_are_bounded() {
+    let mut story = Story::with(|options| options.session_reads_max = 2);
+    let session = story.open(Keeper::Node);
+    story.ask_create(session);
+    let waiting = [story.ask_read(session), story.ask_read(session)];
+    assert!(story.answers().is_empty());
+    let refused = story.ask_read(session);
+    assert!(is_overloaded(&story.answers()[0], refused, 2));
+    let requests = story.forwarded();
+    let answered = story.commit(requests).answers;
+    let tickets: Vec<Ticket> = answered.iter().map(|(ticket, _)| *ticket).collect();
+    assert_eq!(tickets[1..], waiting);
+    // There is room again, and without a write nothing waits.
+    let at_once = story.ask_read(session);
+    assert_eq!(story.answers()[0].0, at_once);
+    story.ask_create(session);
+    story.ask_read(session);
+    assert!(story.answers().is_empty());
+}
+
+#[test]
+fn barriers_that_are_passed_are_bounded_behind_a_write_as_well() {
+    let mut story = Story::with(|options| options.session_reads_max = 1);
+    let (session, attachment) = story.open(Keeper::Node);
+    let tickets = [story.ticket(), story.ticket()];
+    for ticket in tickets {
+        story.handle(Input::Barrier {
+            ticket,
+            session,
+            attachment,
+            read: None,
+        });
+    }
+    let (id, _) = story.touched().pop().unwrap();
+    story.ask_create((session, attachment));
+    let gone = Vec::new();
+    story.peer(PeerMessage::BarrierReply { id, index: 1, gone });
+    let answers = story.answers();
+    assert!(is_overloaded(&answers[0], tickets[1], 1));
+    assert_eq!(answers.len(), 1);
 }
