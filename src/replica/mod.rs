@@ -314,6 +314,10 @@ impl Replica {
     pub(crate) fn stop(&mut self, error: &Error) -> Effects {
         self.failed = true;
         let stopped = || Answer::Failed(error.clone());
+        let unknown = || {
+            let reason = "the node stopped";
+            Answer::Failed(Error::OutcomeUnknown { reason })
+        };
         self.end_membership(error);
         let (sessions, openings) = self.origin.take_all();
         for (session, local) in sessions {
@@ -323,18 +327,17 @@ impl Replica {
                 event: SessionEvent::Lost,
             });
             for (ticket, maybe_happened) in local.into_ends() {
-                let answer = if maybe_happened {
-                    Answer::Failed(Error::OutcomeUnknown {
-                        reason: "the node stopped",
-                    })
-                } else {
-                    stopped()
-                };
+                let answer = if maybe_happened { unknown() } else { stopped() };
                 self.effects.answers.push((ticket, answer));
             }
         }
         for opening in openings {
-            self.effects.answers.push((opening.ticket, stopped()));
+            let answer = if opening.ever_sent {
+                unknown()
+            } else {
+                stopped()
+            };
+            self.effects.answers.push((opening.ticket, answer));
         }
         for waiter in self.barriers.take_all() {
             self.effects.answers.push((waiter.ticket, stopped()));

@@ -80,6 +80,8 @@ pub(super) struct Opening {
     pub keeper: Keeper,
     request: RequestRecord,
     sent_at: Option<Duration>,
+    /// It was sent to some leader: it may be in the log.
+    pub ever_sent: bool,
 }
 
 /// How long after a confirmed touch a session is certain to live: fifteen sixteenths of its timeout,
@@ -172,6 +174,7 @@ impl Origin {
             keeper,
             request,
             sent_at: None,
+            ever_sent: false,
         };
         self.openings_unsent = true;
         self.openings.insert((password, nonce), opening);
@@ -207,10 +210,10 @@ impl Origin {
             keeper,
             heard: false,
             pending: VecDeque::new(),
+            deferred: 0,
             next_sequence: sequence + 1,
             sent_through: sequence,
             ever_sent_through: sequence,
-            deferred: 0,
             progress_at: now,
         };
         match self.sessions.insert(id, session) {
@@ -245,6 +248,7 @@ impl Origin {
             for opening in self.openings.values_mut() {
                 if opening.sent_at.is_none() {
                     opening.sent_at = Some(now);
+                    opening.ever_sent = true;
                     requests.push(opening.request.clone());
                 }
             }
@@ -333,13 +337,13 @@ impl LocalSession {
     /// wait already.
     pub(super) fn defer(&mut self, read: DeferredRead, limit: usize) -> Deferral {
         match self.pending.back_mut() {
+            None => Deferral::Nothing(read),
+            Some(_) if self.deferred >= limit => Deferral::Full(read),
             Some(last) => {
                 last.reads.push(read);
                 self.deferred += 1;
                 Deferral::Waits
             }
-            None => Deferral::Nothing(read),
-            Some(_) if self.deferred >= limit => Deferral::Full(read),
         }
     }
 
@@ -355,11 +359,11 @@ impl LocalSession {
             return None;
         }
         let write = self.pending.pop_front().expect("it was just seen");
+        self.deferred -= write.reads.len();
         self.progress_at = now;
         self.sent_through = self.sent_through.max(sequence);
         let answer = Answer::Write { zxid, outcome };
         Some(((write.ticket, answer), write.reads))
-        self.deferred -= write.reads.len();
     }
 
     /// The sequence of the oldest write that isn't answered.

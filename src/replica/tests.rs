@@ -400,3 +400,27 @@ fn barriers_that_are_passed_are_bounded_behind_a_write_as_well() {
     assert!(is_overloaded(&answers[0], tickets[1], 1));
     assert_eq!(answers.len(), 1);
 }
+
+#[test]
+fn a_stopping_node_says_of_an_opening_what_it_knows() {
+    let stopped = Error::Stopped {
+        reason: "told to".to_string(),
+    };
+    let mut story = Story::new();
+    story.ask_open(Keeper::Node);
+    story.forwarded();
+    // It may be in the log, though it is to be sent again.
+    story.follow(None);
+    let answers = story.replica.stop(&stopped).answers;
+    let unknown = Error::OutcomeUnknown {
+        reason: "the node stopped",
+    };
+    assert_eq!(answers[0].1.error(), Some(&unknown));
+
+    let mut story = Story::new();
+    story.follow(None);
+    story.ask_open(Keeper::Node);
+    story.forwarded();
+    let answers = story.replica.stop(&stopped).answers;
+    assert_eq!(answers[0].1.error(), Some(&stopped));
+}
