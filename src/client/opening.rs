@@ -8,7 +8,9 @@ use super::pending::Convert;
 use super::{Pending, Session};
 use crate::error::Error;
 use crate::ids::SessionId;
-use crate::node::{Call, Command, Node, NodeHandle, NodeShared, Stamped, Value};
+use crate::node::{
+    Abandonment, Asked, Call, Command, Node, NodeHandle, NodeShared, Stamped, Value,
+};
 use crate::op::{Keeper, Password};
 
 /// What it takes to attach a session on another node: its id, and a password of 16 random bytes.
@@ -91,6 +93,9 @@ impl SessionBuilder {
 
     /// Opens a session, through the log. Waits for a leader as long as it takes.
     ///
+    /// Nobody can use a session without this answer. So when the [`Pending`] is dropped before it was
+    /// taken, the node asks no leader for the session any more, and closes it where it has come.
+    ///
     /// # Errors
     /// [`Error::Overloaded`], [`Error::Stopped`].
     pub fn open(self) -> Pending<Session> {
@@ -104,7 +109,11 @@ impl SessionBuilder {
     /// [`SessionBuilder::open`] with a password that the caller has drawn.
     pub(crate) fn open_with(self, password: Password) -> Pending<Session> {
         let keeper = self.keeper;
-        let (call, answer) = Call::session(password, keeper);
+        let (call, answer) = Call::session(Asked {
+            password,
+            keeper,
+            untaken: Abandonment::Close,
+        });
         let timeout_ms = self.timeout_ms();
         self.node.command(Command::Open {
             password,
@@ -117,6 +126,10 @@ impl SessionBuilder {
 
     /// Takes over a session that was opened on any node. Its old handle hears that it has moved; the
     /// writes that it had not been answered either happened before or won't.
+    ///
+    /// When the [`Pending`] is dropped before its answer was taken, the node asks no leader for it any
+    /// more. Where a leader was asked already the session may still come here: it is then left to its
+    /// silence for its timeout, and can be attached again.
     ///
     /// # Errors
     /// [`Error::WrongPassword`], [`Error::SessionExpired`], [`Error::Overloaded`], [`Error::Stopped`].
@@ -131,7 +144,11 @@ impl SessionBuilder {
     pub(crate) fn attach_with(self, credentials: &Credentials, nonce: u64) -> Pending<Session> {
         let (session, password) = (credentials.session, credentials.password);
         let keeper = self.keeper;
-        let (call, answer) = Call::session(password, keeper);
+        let (call, answer) = Call::session(Asked {
+            password,
+            keeper,
+            untaken: Abandonment::Leave,
+        });
         let timeout_ms = self.timeout_ms();
         let command = Command::Attach {
             session,

@@ -75,7 +75,7 @@ impl fmt::Debug for Session {
 impl Session {
     pub(super) fn new(handle: SessionHandle) -> Session {
         Session {
-            handle: Arc::new(handle),
+            handle: Arc::new(handle.take()),
             linearizable: false,
         }
     }

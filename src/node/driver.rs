@@ -4,7 +4,7 @@
 //! gives out, fire watches, publish the tree, answer. The node's thread repeats it; a simulator may
 //! call it with a clock of its own; nothing else drives a replica.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -12,7 +12,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender};
 use slab::Slab;
 
-use super::calls::{Abandoned, Call, Command, FrozenState, Value};
+use super::calls::{Abandoned, Asked, Call, Command, FrozenState, Value};
 use super::compare::differences;
 use super::members::Members;
 use super::shared::{NodeShared, QueueDepths, Role, SessionHandle, SessionShared};
@@ -24,7 +24,6 @@ use crate::clock::Now;
 use crate::error::Error;
 use crate::ids::{ClusterId, NodeId, SessionId};
 use crate::observe::{self, CallKind, Stopwatch};
-use crate::op::{Keeper, Password};
 use crate::path::ZnodePath;
 use crate::replica::{
     Answer, Effects, Failure, Input, Output, Replica, SessionEvent, Staged, Ticket,
@@ -146,6 +145,10 @@ impl Driver {
             }
         }
         if now.monotonic >= self.replica.next_tick() {
+            let tickets = self.tickets_for_nobody();
+            if !tickets.is_empty() {
+                self.replica.handle(Input::Withdraw { tickets }, now);
+            }
             self.replica.handle(Input::Tick, now);
         }
         while !self.stopped
@@ -220,11 +223,25 @@ impl Driver {
         Ticket(self.calls.insert(call) as u64)
     }
 
+    /// The calls that ask for sessions that nobody waits for any more.
+    fn tickets_for_nobody(&self) -> BTreeSet<Ticket> {
+        let calls = self.calls.iter();
+        let for_nobody = calls.filter(|(_, call)| call.asks_for_nobody());
+        for_nobody
+            .map(|(number, _)| Ticket(number as u64))
+            .collect()
+    }
+
     fn on_command(&mut self, command: Command, now: Now) {
         if self.stopped {
             return;
         }
         let kind = command.kind();
+        if let Command::Open { call, .. } | Command::Attach { call, .. } = &command
+            && call.asks_for_nobody()
+        {
+            return;
+        }
         let input = match command {
             Command::Open {
                 password,
@@ -320,12 +337,14 @@ impl Driver {
             Command::Abandon(Abandoned {
                 session,
                 attachment,
+                abandonment,
             }) => {
                 let ticket = self.ticket(Call::new().0, kind);
                 Input::Abandon {
                     ticket,
                     session,
                     attachment,
+                    abandonment,
                 }
             }
             Command::Stop => return self.stop_because("it was shut down", Cause::Wanted),
@@ -468,8 +487,12 @@ impl Driver {
                         unfired.fire_through(read, &mut table);
                         table.add(&watch.queue, &watch.path, watch.kind, read);
                     }
-                    if let Some(session) = self.begin_session(call.asked(), answer, &table) {
-                        opened.insert(*ticket, session);
+                    if let Some(asked) = call.asked()
+                        && let Some(session) = self.begin_session(asked, answer, &table)
+                    {
+                        let node = shared.clone();
+                        let handle = SessionHandle::untaken(node, session, asked.untaken);
+                        opened.insert(*ticket, handle);
                     }
                 }
             }
@@ -491,13 +514,7 @@ impl Driver {
             }
             match opened.remove(&ticket) {
                 None => call.answer(answer),
-                Some(session) => {
-                    let node = self.shared.clone();
-                    call.give(Value::Session(SessionHandle {
-                        node,
-                        shared: session,
-                    }));
-                }
+                Some(handle) => call.give(Value::Session(handle)),
             }
         }
     }
@@ -556,7 +573,7 @@ impl Driver {
     /// came in the same turn.
     fn begin_session(
         &mut self,
-        asked: Option<(Password, Keeper)>,
+        asked: Asked,
         answer: &Answer,
         table: &WatchTable,
     ) -> Option<Arc<SessionShared>> {
@@ -569,7 +586,9 @@ impl Driver {
         else {
             return None;
         };
-        let (password, keeper) = asked?;
+        let Asked {
+            password, keeper, ..
+        } = asked;
         self.shared.telling.session_opened(id, timeout_ms);
         let session =
             SessionShared::new(id, password, attachment, timeout_ms, certain_until, keeper);

@@ -36,11 +36,11 @@ pub use members::{MemberStatus, Members};
 pub use shared::{NodeStatus, QueueDepths, Role};
 pub use watches::{Event, SessionState, WatchEvent, WatchKind};
 
-pub(crate) use calls::{Call, Command, FrozenState, Value, WatchRequest};
+pub(crate) use calls::{Asked, Call, Command, FrozenState, Value, WatchRequest};
 pub(crate) use shared::{NodeShared, SessionHandle};
 pub(crate) use watches::{WatchQueue, WatchTable};
 
-pub(crate) use crate::replica::MembershipRequest;
+pub(crate) use crate::replica::{Abandonment, MembershipRequest};
 
 use telling::Cause;
 

@@ -19,7 +19,7 @@ use crate::error::{Error, Result};
 use crate::ids::{ClusterId, NodeId, SessionId, Zxid};
 use crate::observe::{CallKind, Stopwatch};
 use crate::op::{Keeper, Password};
-use crate::replica::SessionEvent;
+use crate::replica::{Abandonment, SessionEvent};
 use crate::state::Reader;
 
 /// What a node is in the cluster just now.
@@ -113,7 +113,7 @@ pub(crate) struct NodeShared {
     reader: Reader,
     commands: Sender<Command>,
     commands_max: usize,
-    /// Sessions to be closed for which the queue of commands had no room. No more than there are
+    /// Sessions that were abandoned when the queue of commands had no room. No more than there are
     /// sessions here.
     abandoned: Mutex<Vec<Abandoned>>,
     waker: Waker,
@@ -233,7 +233,7 @@ impl NodeShared {
         self.waker.wake();
     }
 
-    /// Closes a session whose last handle is gone, however full the queue is.
+    /// Says that a session's last handle is gone, however full the queue is.
     fn abandon(&self, abandoned: Abandoned) {
         if let Err(TrySendError::Full(_)) = self.commands.try_send(Command::Abandon(abandoned)) {
             self.abandoned.lock().push(abandoned);
@@ -241,7 +241,7 @@ impl NodeShared {
         self.waker.wake();
     }
 
-    /// The sessions to be closed that didn't fit into the queue.
+    /// The abandoned sessions that didn't fit into the queue.
     pub(super) fn take_abandoned(&self) -> Vec<Abandoned> {
         std::mem::take(&mut *self.abandoned.lock())
     }
@@ -448,7 +448,7 @@ impl SessionShared {
                 SessionState::Connected
             }
             SessionEvent::Suspended => SessionState::Suspended,
-            SessionEvent::Lost => SessionState::Lost,
+            SessionEvent::Lost | SessionEvent::Left => SessionState::Lost,
             SessionEvent::Moved => SessionState::Moved,
             SessionEvent::Closed => SessionState::Closed,
         };
@@ -466,20 +466,49 @@ impl SessionShared {
     }
 }
 
-/// What a session's handles have in common. Dropping it closes the session, also where nobody has
-/// waited for the session to be opened; but one that its host keeps alive is left to its silence.
+/// What a session's handles have in common. Dropping it closes the session; but one that its host keeps
+/// alive is left to its silence.
+///
+/// One that nobody has taken is an answer that nobody has waited for. Then it was opened for nobody, who
+/// can't have its credentials, and is closed; or it was attached by somebody who has gone on and may
+/// attach it elsewhere, and is left.
 pub(crate) struct SessionHandle {
     pub node: Arc<NodeShared>,
     pub shared: Arc<SessionShared>,
+    at_drop: Option<Abandonment>,
+}
+
+impl SessionHandle {
+    pub(super) fn untaken(
+        node: Arc<NodeShared>,
+        shared: Arc<SessionShared>,
+        untaken: Abandonment,
+    ) -> SessionHandle {
+        let at_drop = Some(untaken);
+        SessionHandle {
+            node,
+            shared,
+            at_drop,
+        }
+    }
+
+    /// Somebody has it.
+    pub(crate) fn take(mut self) -> SessionHandle {
+        self.at_drop = (self.shared.keeper == Keeper::Node).then_some(Abandonment::Close);
+        self
+    }
 }
 
 impl Drop for SessionHandle {
     fn drop(&mut self) {
-        if self.shared.keeper == Keeper::Node && !self.shared.state().is_final() {
+        if let Some(abandonment) = self.at_drop
+            && !self.shared.state().is_final()
+        {
             let (session, attachment) = (self.shared.id, self.shared.attachment);
             self.node.abandon(Abandoned {
                 session,
                 attachment,
+                abandonment,
             });
         }
     }

@@ -32,7 +32,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-pub(crate) use inputs::{Input, ReceivedSnapshot, ReplicaOptions, Staged, Ticket};
+pub(crate) use inputs::{Abandonment, Input, ReceivedSnapshot, ReplicaOptions, Staged, Ticket};
 pub(crate) use membership_message::{
     Join, JoinOutcome, JoinReply, MembershipRequest, NAME_BYTES_MAX,
 };
@@ -56,6 +56,10 @@ use crate::op::{Keeper, Op, Password};
 use crate::proto::{self, records::RequestRecord};
 use crate::state::{Frozen, State};
 use crate::storage::{Configuration, SnapshotMeta};
+
+/// For how many election timeouts the opening of a session that was withdrawn is remembered, in case it
+/// comes: its session is closed then. After that, silence ends it.
+const WITHDRAWN: u32 = 10;
 
 /// See the module's text.
 pub(crate) struct Replica {
@@ -173,11 +177,16 @@ impl Replica {
                     local.heard = true;
                 }
             }
+            Input::Withdraw { tickets } => {
+                let forgotten = self.origin.withdraw(&tickets, now.monotonic);
+                self.answer_forgotten(forgotten);
+            }
             Input::Abandon {
                 ticket,
                 session,
                 attachment,
-            } => self.abandon(ticket, session, attachment),
+                abandonment,
+            } => self.abandon(ticket, (session, attachment), abandonment),
             Input::Read {
                 ticket,
                 session,
@@ -384,13 +393,37 @@ impl Replica {
         }
     }
 
-    fn abandon(&mut self, ticket: Ticket, session: SessionId, attachment: u32) {
-        match self.origin.attached(session, attachment) {
-            Err(error) => self.answer(ticket, Answer::Failed(error)),
-            Ok(_) => {
+    fn abandon(
+        &mut self,
+        ticket: Ticket,
+        (session, attachment): (SessionId, u32),
+        abandonment: Abandonment,
+    ) {
+        if let Err(error) = self.origin.attached(session, attachment) {
+            return self.answer(ticket, Answer::Failed(error));
+        }
+        match abandonment {
+            Abandonment::Close => {
                 let op = proto::encode_op(&Op::CloseSession);
                 self.origin.push_write(session, ticket, op);
             }
+            Abandonment::Leave => {
+                let reason = "nobody waits for it";
+                self.end_session(
+                    session,
+                    SessionEvent::Left,
+                    Error::OutcomeUnknown { reason },
+                );
+                let zxid = self.state.zxid();
+                self.answer(ticket, Answer::Barrier { zxid });
+            }
+        }
+    }
+
+    /// Answers calls that nobody waits for, so that nothing of them is left.
+    fn answer_forgotten(&mut self, tickets: Vec<Ticket>) {
+        for ticket in tickets {
+            self.answer(ticket, Answer::Failed(Error::Timeout));
         }
     }
 
@@ -535,6 +568,9 @@ impl Replica {
         } else if !self.leads() {
             self.origin.resend_sent_before(retry_before);
         }
+        let withdrawn_before = now.saturating_sub(self.options.election_timeout * WITHDRAWN);
+        let forgotten = self.origin.forget_withdrawn_before(withdrawn_before);
+        self.answer_forgotten(forgotten);
         self.retry_barriers(retry_before);
         self.tick_membership();
         self.tick_liveness();

@@ -82,6 +82,10 @@ pub(super) struct Opening {
     sent_at: Option<Duration>,
     /// It was sent to some leader: it may be in the log.
     pub ever_sent: bool,
+    /// Nobody has waited for it since then: it is not sent again.
+    withdrawn_at: Option<Duration>,
+    /// Openings are sent in the order in which they were called.
+    number: u64,
 }
 
 /// How long after a confirmed touch a session is certain to live: fifteen sixteenths of its timeout,
@@ -97,6 +101,7 @@ pub(super) struct Origin {
     /// By password, which each session has its own of, and the attempt's nonce where it is to be
     /// attached.
     openings: BTreeMap<(Password, Option<u64>), Opening>,
+    next_opening: u64,
     /// Sessions with writes that are not sent yet, in the order in which they came.
     unsent: VecDeque<SessionId>,
     unsent_set: BTreeSet<SessionId>,
@@ -175,7 +180,10 @@ impl Origin {
             request,
             sent_at: None,
             ever_sent: false,
+            withdrawn_at: None,
+            number: self.next_opening,
         };
+        self.next_opening += 1;
         self.openings_unsent = true;
         self.openings.insert((password, nonce), opening);
     }
@@ -187,6 +195,34 @@ impl Origin {
         nonce: Option<u64>,
     ) -> Option<Opening> {
         self.openings.remove(&(password, nonce))
+    }
+
+    /// Nobody waits any more for what was asked for by these calls. What no leader was asked for is
+    /// forgotten, and its tickets returned; the rest may come, but is not asked for again.
+    pub(super) fn withdraw(&mut self, tickets: &BTreeSet<Ticket>, now: Duration) -> Vec<Ticket> {
+        self.forget_openings(|opening| {
+            if tickets.contains(&opening.ticket) {
+                opening.withdrawn_at.get_or_insert(now);
+            }
+            opening.withdrawn_at.is_some() && !opening.ever_sent
+        })
+    }
+
+    /// Forgets what was withdrawn before `deadline` and has not come.
+    pub(super) fn forget_withdrawn_before(&mut self, deadline: Duration) -> Vec<Ticket> {
+        self.forget_openings(|opening| opening.withdrawn_at.is_some_and(|at| at < deadline))
+    }
+
+    fn forget_openings(&mut self, mut forgets: impl FnMut(&mut Opening) -> bool) -> Vec<Ticket> {
+        let mut forgotten = Vec::new();
+        self.openings.retain(|_, opening| {
+            let forgets = forgets(opening);
+            if forgets {
+                forgotten.push(opening.ticket);
+            }
+            !forgets
+        });
+        forgotten
     }
 
     /// A session is attached here from now on. Returns what an earlier attachment had pending: those
@@ -245,12 +281,13 @@ impl Origin {
     pub(super) fn take_unsent(&mut self, now: Duration) -> Vec<RequestRecord> {
         let mut requests = Vec::new();
         if std::mem::take(&mut self.openings_unsent) {
-            for opening in self.openings.values_mut() {
-                if opening.sent_at.is_none() {
-                    opening.sent_at = Some(now);
-                    opening.ever_sent = true;
-                    requests.push(opening.request.clone());
-                }
+            let all = self.openings.values_mut();
+            let mut unsent: Vec<_> = all.filter(|opening| opening.sent_at.is_none()).collect();
+            unsent.sort_unstable_by_key(|opening| opening.number);
+            for opening in unsent {
+                opening.sent_at = Some(now);
+                opening.ever_sent = true;
+                requests.push(opening.request.clone());
             }
         }
         self.unsent_set.clear();
@@ -270,9 +307,11 @@ impl Origin {
     /// All that is pending may be lost (a new leader, a proposal dropped): send it again.
     pub(super) fn resend_all(&mut self) {
         for opening in self.openings.values_mut() {
-            opening.sent_at = None;
+            if opening.withdrawn_at.is_none() {
+                opening.sent_at = None;
+                self.openings_unsent = true;
+            }
         }
-        self.openings_unsent = !self.openings.is_empty();
         for id in self.ids() {
             self.resend(id);
         }
@@ -291,7 +330,8 @@ impl Origin {
     /// Sends again what was sent before `deadline` and has not moved since.
     pub(super) fn resend_sent_before(&mut self, deadline: Duration) {
         for opening in self.openings.values_mut() {
-            if opening.sent_at.is_some_and(|at| at < deadline) {
+            let stuck = opening.sent_at.is_some_and(|at| at < deadline);
+            if stuck && opening.withdrawn_at.is_none() {
                 opening.sent_at = None;
                 self.openings_unsent = true;
             }

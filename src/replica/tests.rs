@@ -424,3 +424,90 @@ fn a_stopping_node_says_of_an_opening_what_it_knows() {
     let answers = story.replica.stop(&stopped).answers;
     assert_eq!(answers[0].1.error(), Some(&stopped));
 }
+
+#[test]
+fn an_opening_that_nobody_waits_for_is_not_asked_for() {
+    // Found by review: clients that had long gone on to another node had their sessions taken away when
+    // a leader was there again, and a storm of reconnections left as many sessions as there were tries.
+    let mut story = Story::new();
+    story.follow(None);
+    let ticket = story.ask_open(Keeper::Node);
+    assert!(story.forwarded().is_empty());
+    story.handle(Input::Withdraw {
+        tickets: [ticket].into(),
+    });
+    assert_eq!(story.answers()[0].0, ticket);
+    story.follow(Some(LEADER));
+    assert!(story.forwarded().is_empty());
+}
+
+#[test]
+fn an_opening_that_was_withdrawn_too_late_is_not_asked_for_again_and_may_come() {
+    for comes in [true, false] {
+        let mut story = Story::new();
+        let ticket = story.ask_open(Keeper::Node);
+        let requests = story.forwarded();
+        story.handle(Input::Withdraw {
+            tickets: [ticket].into(),
+        });
+        story.follow(Some(OTHER));
+        story.follow(Some(LEADER));
+        story.ticks_for(ELECTION * 2);
+        assert!(story.forwarded().is_empty());
+        assert!(story.answers().is_empty());
+        if comes {
+            let answers = story.commit(requests).answers;
+            assert!(matches!(answers[..], [(of, Answer::Session { .. })] if of == ticket));
+        } else {
+            story.ticks_for(ELECTION * WITHDRAWN);
+            let answers = story.answers();
+            assert!(matches!(answers[..], [(of, Answer::Failed(_))] if of == ticket));
+        }
+    }
+}
+
+#[test]
+fn a_session_that_is_left_is_not_kept_alive_and_not_closed() {
+    let mut story = Story::new();
+    let (session, attachment) = story.open(Keeper::Node);
+    let ticket = story.ticket();
+    story.handle(Input::Abandon {
+        ticket,
+        session,
+        attachment,
+        abandonment: Abandonment::Leave,
+    });
+    assert_eq!(story.answers()[0].0, ticket);
+    story.ticks_for(Duration::from_secs(20));
+    for message in story.sent() {
+        let silent = match &message {
+            PeerMessage::Barrier { sessions, .. } => sessions.is_empty(),
+            other => !matches!(other, PeerMessage::Forward(_)),
+        };
+        assert!(silent, "{message:?}");
+    }
+}
+
+#[test]
+fn several_attaches_are_asked_for_in_the_order_of_their_calls() {
+    let mut story = Story::new();
+    let nonces = [3, 1, 2];
+    for nonce in nonces {
+        let ticket = story.ticket();
+        story.handle(Input::Attach {
+            ticket,
+            session: SessionId(9),
+            password: PASSWORD,
+            timeout_ms: 10_000,
+            nonce,
+            keeper: Keeper::Node,
+        });
+    }
+    let asked = story.forwarded().into_iter().map(|request| {
+        match proto::decode_request(&request).unwrap().op {
+            Op::AttachSession { nonce, .. } => nonce,
+            other => panic!("{other:?}"),
+        }
+    });
+    assert_eq!(asked.collect::<Vec<_>>(), nonces);
+}
