@@ -16,7 +16,7 @@ use super::membership_message::{
     Join, JoinOutcome, JoinReply, MembershipAsk, MembershipReply, MembershipRequest,
 };
 use super::{Answer, Failure, NodeEvent, Output, PeerMessage, Replica, Ticket};
-use crate::consensus::{MembershipChange, ProposeError};
+use crate::consensus::{MembershipChange, PeerProgress, ProposeError};
 use crate::error::Error;
 use crate::ids::NodeId;
 use crate::storage::Configuration;
@@ -252,7 +252,7 @@ impl Replica {
             Plan::HandOver => {
                 if let Some(to) = self.successor() {
                     // Whoever leads next is asked again.
-                    let _ = self.core.transfer_leadership(to);
+                    let _ = self.core.transfer_leadership(to.node);
                     self.pump();
                 }
             }
@@ -459,14 +459,14 @@ impl Replica {
     }
 
     /// The other voter that is furthest among those that are there.
-    fn successor(&self) -> Option<NodeId> {
+    pub(super) fn successor(&self) -> Option<PeerProgress> {
         let voters = &self.configuration.voters;
         let progress = self.core.progress();
         let others = progress
             .iter()
             .filter(|other| voters.contains(&other.node) && !self.is_silent(other.node));
         let best = others.max_by_key(|other| (other.matched, std::cmp::Reverse(other.node)));
-        best.map(|other| other.node)
+        best.copied()
     }
 
     fn reply_membership(

@@ -12,6 +12,7 @@
 
 mod apply;
 mod barriers;
+mod disk;
 mod inputs;
 mod leader;
 mod liveness;
@@ -78,6 +79,7 @@ pub(crate) struct Replica {
     liveness: liveness::Liveness,
     snapshots: snapshots::Snapshots,
     membership: membership::Membership,
+    disk: disk::Disk,
     outputs: VecDeque<Output>,
     effects: Effects,
     next_core_tick: Duration,
@@ -104,6 +106,7 @@ impl Replica {
             liveness: liveness::Liveness::default(),
             snapshots: snapshots::Snapshots::new(options.boot_nonce),
             membership: membership::Membership::new(options.boot_nonce),
+            disk: disk::Disk::default(),
             outputs: VecDeque::new(),
             effects: Effects::default(),
             // Nothing yet, so that a core that leads from its start is seen to begin a term.
@@ -216,6 +219,7 @@ impl Replica {
             ),
             Input::Membership { ticket, request } => self.ask_membership(ticket, request),
             Input::Persisted { number } => {
+                self.disk.persisted(number);
                 self.core.persisted(number);
                 self.pump();
             }
@@ -562,6 +566,7 @@ impl Replica {
             return;
         }
         self.pump();
+        self.tick_disk();
         let retry_before = now.saturating_sub(self.options.election_timeout);
         if std::mem::take(&mut self.resend_at_tick) {
             self.origin.resend_all();
@@ -596,6 +601,7 @@ impl Replica {
                 self.begin_transfer(send);
             }
             let publish = ready.install.and_then(|meta| self.install(meta));
+            self.disk.gave_out(ready.number, &ready.write);
             self.outputs.push_back(Output::Write {
                 number: ready.number,
                 publish,

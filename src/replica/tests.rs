@@ -14,7 +14,7 @@ use crate::ids::ClusterId;
 use crate::op::{CreateMode, ReadOp};
 use crate::proto::{Batch, Rules};
 use crate::state::Settings;
-use crate::storage::{EntryKind, LogEntry, StorageError};
+use crate::storage::{EntryKind, LogEntry, StorageError, WriteBatch};
 
 const ME: NodeId = NodeId::new(1).unwrap();
 const LEADER: NodeId = NodeId::new(2).unwrap();
@@ -510,4 +510,107 @@ fn several_attaches_are_asked_for_in_the_order_of_their_calls() {
         }
     });
     assert_eq!(asked.collect::<Vec<_>>(), nonces);
+}
+
+/// A leader that has given an entry of this index to its disk, and hears of both followers how far they
+/// are.
+fn leader_with_a_write(index: u64, matched: [u64; 2]) -> (Story, u64) {
+    let mut story = Story::new();
+    story.follow(Some(ME));
+    let progress = [LEADER, OTHER].into_iter().zip(matched);
+    story.core.0.lock().progress = progress
+        .map(|(node, matched)| PeerProgress {
+            node,
+            matched,
+            recently_active: true,
+        })
+        .collect();
+    let entry = LogEntry {
+        index,
+        term: 1,
+        kind: EntryKind::Command,
+        data: Bytes::new(),
+    };
+    let number = story.ready(Ready {
+        write: WriteBatch {
+            entries: vec![entry],
+            hard_state: None,
+        },
+        ..Default::default()
+    });
+    (story, number)
+}
+
+impl Story {
+    /// Time passes, and these nodes are heard from.
+    fn hear_for(&mut self, time: Duration, heard: &[NodeId]) {
+        let end = self.now.monotonic + time;
+        while self.now.monotonic < end {
+            for &from in heard {
+                let payload = PeerMessage::Consensus(Bytes::new()).encode(Rules::LATEST);
+                self.handle(Input::Peer { from, payload });
+            }
+            self.tick();
+        }
+    }
+
+    fn transfers(&self) -> Vec<NodeId> {
+        self.core.0.lock().transfers.clone()
+    }
+}
+
+#[test]
+fn a_leader_whose_disk_hangs_hands_over_to_the_voter_that_is_furthest() {
+    let (mut story, _) = leader_with_a_write(7, [7, 8]);
+    story.hear_for(ELECTION * disk::DISK_PATIENCE, &[LEADER, OTHER]);
+    assert!(story.transfers().is_empty());
+    story.hear_for(TICK * 3, &[LEADER, OTHER]);
+    assert_eq!(story.transfers(), [OTHER]);
+    // It came to nothing, and is tried again.
+    story.core.0.lock().status.transferring = false;
+    story.hear_for(TICK * 2, &[LEADER, OTHER]);
+    assert_eq!(story.transfers(), [OTHER, OTHER]);
+}
+
+#[test]
+fn a_leader_whose_disk_is_slow_leads_on() {
+    let (mut story, number) = leader_with_a_write(7, [7, 8]);
+    for _ in 0..3 {
+        story.hear_for(ELECTION * disk::DISK_PATIENCE, &[LEADER, OTHER]);
+        let entry = LogEntry {
+            index: 8,
+            term: 1,
+            kind: EntryKind::Command,
+            data: Bytes::new(),
+        };
+        let write = WriteBatch {
+            entries: vec![entry],
+            hard_state: None,
+        };
+        let newer = story.ready(Ready {
+            write,
+            ..Default::default()
+        });
+        assert!(newer > number);
+        story.handle(Input::Persisted { number: newer - 1 });
+    }
+    assert!(story.transfers().is_empty());
+}
+
+#[test]
+fn a_leader_whose_disk_hangs_hands_over_to_nobody_who_is_silent_or_no_better() {
+    let (mut story, _) = leader_with_a_write(7, [7, 8]);
+    story.hear_for(ELECTION * disk::DISK_PATIENCE * 2, &[LEADER]);
+    assert_eq!(story.transfers(), [LEADER]);
+    let (mut story, _) = leader_with_a_write(7, [6, 6]);
+    story.hear_for(ELECTION * disk::DISK_PATIENCE * 2, &[LEADER, OTHER]);
+    assert!(story.transfers().is_empty());
+}
+
+#[test]
+fn a_pause_of_the_whole_node_is_no_fault_of_its_disk() {
+    let (mut story, _) = leader_with_a_write(7, [7, 8]);
+    story.now.monotonic += ELECTION * disk::DISK_PATIENCE * 10;
+    story.hear_for(TICK * 5, &[LEADER, OTHER]);
+    assert!(story.transfers().is_empty());
 }
