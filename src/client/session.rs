@@ -14,7 +14,6 @@ use crate::error::{Error, Result};
 use crate::ids::{SessionId, Version, Zxid};
 use crate::node::{
     Call, Command, NodeShared, SessionHandle, SessionState, WatchEvent, WatchKind, WatchRequest,
-    WatchTable,
 };
 use crate::op::{CreateMode, EventKind, OP_BYTES_MAX, Op, OpResult, ReadOp};
 use crate::path::{self, ZnodePath};
@@ -403,7 +402,7 @@ impl Session {
     pub fn watcher(&self, events_max: usize) -> Watcher {
         let mut table = self.handle.node.watches.lock();
         let queue = table.add_watcher(events_max);
-        self.handle.shared.add_watcher(&queue, &table);
+        self.handle.shared.add_watcher(&queue, &mut table);
         drop(table);
         Watcher::new(self.clone(), queue)
     }
@@ -503,9 +502,7 @@ impl Session {
             }
         };
         match missed {
-            Some((kind, zxid)) => {
-                WatchTable::deliver(watcher.queue(), WatchEvent { kind, path, zxid })
-            }
+            Some((kind, zxid)) => table.deliver(watcher.queue(), WatchEvent { kind, path, zxid }),
             None => table.add(watcher.queue(), &path, kind, self.reader().zxid()),
         }
         Ok(())

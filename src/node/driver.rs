@@ -206,9 +206,9 @@ impl Driver {
             let kind = call.kind().unwrap_or(CallKind::Backup);
             self.shared.fail(call, kind, error.clone());
         }
-        let table = self.shared.watches.lock();
+        let mut table = self.shared.watches.lock();
         for session in std::mem::take(&mut self.sessions).into_values() {
-            session.set(SessionEvent::Lost, &table);
+            session.set(SessionEvent::Lost, &mut table);
         }
     }
 
@@ -488,7 +488,7 @@ impl Driver {
                         table.add(&watch.queue, &watch.path, watch.kind, read);
                     }
                     if let Some(asked) = call.asked()
-                        && let Some(session) = self.begin_session(asked, answer, &table)
+                        && let Some(session) = self.begin_session(asked, answer, &mut table)
                     {
                         let node = shared.clone();
                         let handle = SessionHandle::untaken(node, session, asked.untaken);
@@ -499,7 +499,7 @@ impl Driver {
             unfired.fire_rest(&mut table);
             self.replica.publish();
             for change in &effects.sessions {
-                self.tell_session(change, &table);
+                self.tell_session(change, &mut table);
             }
         }
         for event in effects.events {
@@ -548,7 +548,7 @@ impl Driver {
         }
     }
 
-    fn tell_session(&mut self, change: &crate::replica::SessionChange, table: &WatchTable) {
+    fn tell_session(&mut self, change: &crate::replica::SessionChange, table: &mut WatchTable) {
         let Some(session) = self.sessions.get(&change.session) else {
             return;
         };
@@ -575,7 +575,7 @@ impl Driver {
         &mut self,
         asked: Asked,
         answer: &Answer,
-        table: &WatchTable,
+        table: &mut WatchTable,
     ) -> Option<Arc<SessionShared>> {
         let &Answer::Session {
             id,
@@ -665,7 +665,7 @@ impl Driver {
             moved
         });
         if seldom {
-            let table = self.shared.watches.lock();
+            let mut table = self.shared.watches.lock();
             table.report_missed();
             let watches = table.len();
             drop(table);

@@ -14,6 +14,7 @@ mod members;
 mod shared;
 mod telling;
 mod unfired;
+mod watch_lock;
 mod watches;
 pub(crate) mod workers;
 
@@ -38,7 +39,7 @@ pub use watches::{Event, SessionState, WatchEvent, WatchKind};
 
 pub(crate) use calls::{Asked, Call, Command, FrozenState, Value, WatchRequest};
 pub(crate) use shared::{NodeShared, SessionHandle};
-pub(crate) use watches::{WatchQueue, WatchTable};
+pub(crate) use watches::WatchQueue;
 
 pub(crate) use crate::replica::{Abandonment, MembershipRequest};
 

@@ -13,6 +13,7 @@ use super::calls::{Abandoned, Call, Command};
 use super::events::{EventHub, NodeEvent};
 use super::members::MemberStatus;
 use super::telling::{Cause, Telling};
+use super::watch_lock::Watches;
 use super::watches::{SessionState, WatchQueue, WatchTable};
 use crate::clock::Clock;
 use crate::error::{Error, Result};
@@ -117,7 +118,7 @@ pub(crate) struct NodeShared {
     /// sessions here.
     abandoned: Mutex<Vec<Abandoned>>,
     waker: Waker,
-    pub(crate) watches: Mutex<WatchTable>,
+    pub(crate) watches: Watches,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) events: EventHub,
     pub(super) telling: Telling,
@@ -166,7 +167,7 @@ impl NodeShared {
             commands_max,
             abandoned: Mutex::default(),
             waker,
-            watches: Mutex::new(WatchTable::default()),
+            watches: Watches::default(),
             clock,
             events: EventHub::default(),
             telling: Telling::new(id),
@@ -422,10 +423,10 @@ impl SessionShared {
     }
 
     /// Tells this watcher of the session's state from now on, and of its end if that has come.
-    /// `_table` proves that it isn't coming just now.
-    pub(crate) fn add_watcher(&self, queue: &Arc<WatchQueue>, _table: &WatchTable) {
+    /// `table` proves that it isn't coming just now.
+    pub(crate) fn add_watcher(&self, queue: &Arc<WatchQueue>, table: &mut WatchTable) {
         if self.state().is_final() {
-            return WatchTable::tell(queue, self.state());
+            return table.tell(queue, self.state());
         }
         let mut watchers = self.watchers.lock();
         watchers.retain(|watcher| watcher.strong_count() > 0);
@@ -440,8 +441,8 @@ impl SessionShared {
         self.state()
     }
 
-    /// Takes in an event of the session's life. `_table` proves that no watch is being fired.
-    pub(super) fn set(&self, event: SessionEvent, _table: &WatchTable) {
+    /// Takes in an event of the session's life. `table` proves that no watch is being fired.
+    pub(super) fn set(&self, event: SessionEvent, table: &mut WatchTable) {
         let state = match event {
             SessionEvent::Certain { until } => {
                 self.certain_until.fetch_max(nanos(until), Ordering::AcqRel);
@@ -460,7 +461,7 @@ impl SessionShared {
         self.changed.notify_all();
         for watcher in &*self.watchers.lock() {
             if let Some(queue) = watcher.upgrade() {
-                WatchTable::tell(&queue, state);
+                table.tell(&queue, state);
             }
         }
     }

@@ -110,49 +110,50 @@ impl WatchQueue {
 
     /// Wakes this task when the next event comes.
     pub(crate) fn register(&self, waker: &Waker) {
-        *self.waker.lock() = Some(waker.clone());
+        let waker = waker.clone();
+        let before = self.waker.lock().replace(waker);
+        // Its task may go with it, and with that anything.
+        drop(before);
     }
 
     /// Puts an event in, or remembers that it is lost.
-    fn push(&self, event: Event, zxid: Zxid) {
-        let mut lost = self.lost.lock();
-        if !self.report_lost(&mut lost) {
+    fn push(&self, event: Event, zxid: Zxid, wakers: &mut Vec<Waker>) {
+        if !self.report_lost(wakers) {
             return;
         }
         if self.sender.len() < self.events_max {
             let _ = self.sender.try_send(event);
         } else {
-            *lost = Some(zxid);
+            *self.lost.lock() = Some(zxid);
         }
-        self.wake();
+        self.take_waker(wakers);
     }
 
     /// Puts the session's end in, which is never lost, behind word of what is.
-    fn push_end(&self, state: SessionState) {
+    fn push_end(&self, state: SessionState, wakers: &mut Vec<Waker>) {
         if let Some(from) = self.lost.lock().take() {
             let _ = self.sender.try_send(Event::Missed { from });
         }
         let _ = self.sender.try_send(Event::Session(state));
-        self.wake();
+        self.take_waker(wakers);
     }
 
     /// Says what is missing, if anything is. True when there is nothing left to say.
-    fn report_lost(&self, lost: &mut Option<Zxid>) -> bool {
+    fn report_lost(&self, wakers: &mut Vec<Waker>) -> bool {
+        let mut lost = self.lost.lock();
         if let Some(from) = *lost {
             if self.sender.len() >= self.events_max {
                 return false;
             }
             let _ = self.sender.try_send(Event::Missed { from });
             *lost = None;
-            self.wake();
+            self.take_waker(wakers);
         }
         true
     }
 
-    fn wake(&self) {
-        if let Some(waker) = self.waker.lock().take() {
-            waker.wake();
-        }
+    fn take_waker(&self, wakers: &mut Vec<Waker>) {
+        wakers.extend(self.waker.lock().take());
     }
 }
 
@@ -174,6 +175,8 @@ pub(crate) struct WatchTable {
     recursive: usize,
     count: usize,
     next_id: u64,
+    /// Whom to wake when the table is unlocked.
+    wakers: Vec<Waker>,
 }
 
 impl WatchTable {
@@ -334,25 +337,30 @@ impl WatchTable {
     }
 
     /// Reports losses to watchers that have room again.
-    pub(crate) fn report_missed(&self) {
+    pub(crate) fn report_missed(&mut self) {
         for queue in self.queues.values() {
-            queue.report_lost(&mut queue.lost.lock());
+            queue.report_lost(&mut self.wakers);
         }
     }
 
     /// Puts in an event that a watcher has missed.
-    pub(crate) fn deliver(queue: &WatchQueue, event: WatchEvent) {
+    pub(crate) fn deliver(&mut self, queue: &WatchQueue, event: WatchEvent) {
         let zxid = event.zxid;
-        queue.push(Event::Changed(event), zxid);
+        queue.push(Event::Changed(event), zxid, &mut self.wakers);
     }
 
     /// Tells a watcher of its session.
-    pub(crate) fn tell(queue: &WatchQueue, state: SessionState) {
+    pub(crate) fn tell(&mut self, queue: &WatchQueue, state: SessionState) {
         if state.is_final() {
-            queue.push_end(state);
+            queue.push_end(state, &mut self.wakers);
         } else {
-            queue.push(Event::Session(state), Zxid(0));
+            queue.push(Event::Session(state), Zxid(0), &mut self.wakers);
         }
+    }
+
+    /// Those who wait for what was put in, for whoever unlocks the table.
+    pub(super) fn take_wakers(&mut self) -> Vec<Waker> {
+        std::mem::take(&mut self.wakers)
     }
 
     /// Fires the watches set on `at` itself. A watcher is told once, though it has several.
@@ -370,7 +378,8 @@ impl WatchTable {
                         path: change.path.clone(),
                         zxid: change.zxid,
                     };
-                    self.queues[&watcher].push(Event::Changed(event), change.zxid);
+                    let queue = &self.queues[&watcher];
+                    queue.push(Event::Changed(event), change.zxid, &mut self.wakers);
                 }
                 if matches!(watch, WatchKind::Data | WatchKind::Children) {
                     fired.push((watcher, watch));
@@ -405,7 +414,8 @@ impl WatchTable {
                             path: change.path.clone(),
                             zxid: change.zxid,
                         };
-                        self.queues[&watcher].push(Event::Changed(event), change.zxid);
+                        let queue = &self.queues[&watcher];
+                        queue.push(Event::Changed(event), change.zxid, &mut self.wakers);
                     }
                 }
             }
@@ -590,7 +600,7 @@ mod tests {
             change(2, EventKind::NodeDataChanged, "/a"),
             change(3, EventKind::NodeDataChanged, "/a"),
         ]);
-        WatchTable::tell(&queue, SessionState::Lost);
+        table.tell(&queue, SessionState::Lost);
         assert_eq!(
             heard(&queue),
             ["NodeDataChanged /a @2", "missed from 3", "Lost"]
