@@ -302,10 +302,9 @@ impl WatchTable {
             return;
         }
         for change in changes {
-            let mut told = Vec::new();
-            self.fire_at(change.path.as_str(), change, change.kind, &mut told);
+            let told = self.fire_at(change.path.as_str(), change);
             if self.recursive > 0 {
-                self.fire_above(change, &mut told);
+                self.fire_above(change, told);
             }
             if change.kind != EventKind::NodeDataChanged
                 && let Some(parent) = change.path.parent()
@@ -318,10 +317,9 @@ impl WatchTable {
     /// Tells everybody concerned of these changes, in order, and of nothing that follows from them.
     pub(crate) fn fire_alone(&mut self, changes: &[Change]) {
         for change in changes {
-            let mut told = Vec::new();
-            self.fire_at(change.path.as_str(), change, change.kind, &mut told);
+            let told = self.fire_at(change.path.as_str(), change);
             if self.recursive > 0 && change.kind != EventKind::NodeChildrenChanged {
-                self.fire_above(change, &mut told);
+                self.fire_above(change, told);
             }
         }
     }
@@ -332,7 +330,7 @@ impl WatchTable {
             let path = ZnodePath::from_shared(path.clone());
             let kind = EventKind::NodeChildrenChanged;
             let change = Change { zxid, kind, path };
-            self.fire_at(parent, &change, kind, &mut Vec::new());
+            self.fire_at(parent, &change);
         }
     }
 
@@ -363,18 +361,21 @@ impl WatchTable {
         std::mem::take(&mut self.wakers)
     }
 
-    /// Fires the watches set on `at` itself. A watcher is told once, though it has several.
-    fn fire_at(&mut self, at: &str, change: &Change, kind: EventKind, told: &mut Vec<u64>) {
+    /// Fires the watches set on `at` itself. A watcher is told once, though it has several. Returns
+    /// those who were told, sorted.
+    fn fire_at(&mut self, at: &str, change: &Change) -> Vec<u64> {
+        let mut told = Vec::new();
         let Some(watches) = self.paths.get_mut(at) else {
-            return;
+            return told;
         };
         let mut fired = Vec::new();
         for (&(watcher, watch), &read) in &watches.watches {
-            if concerns(watch, kind) && change.zxid > read {
-                if !told.contains(&watcher) {
+            if concerns(watch, change.kind) && change.zxid > read {
+                // The watches of one watcher stand together.
+                if told.last() != Some(&watcher) {
                     told.push(watcher);
                     let event = WatchEvent {
-                        kind,
+                        kind: change.kind,
                         path: change.path.clone(),
                         zxid: change.zxid,
                     };
@@ -396,19 +397,21 @@ impl WatchTable {
         for (watcher, _) in fired {
             self.unlink(watcher, at);
         }
+        told
     }
 
-    /// Fires the recursive watches set above the changed znode.
-    fn fire_above(&mut self, change: &Change, told: &mut Vec<u64>) {
+    /// Fires the recursive watches set above the changed znode, but for those who were `told`, sorted.
+    fn fire_above(&mut self, change: &Change, mut told: Vec<u64>) {
         let mut at = change.path.parent();
         while let Some(ancestor) = at {
+            let mut told_here = Vec::new();
             if let Some(watches) = self.paths.get(ancestor) {
                 for (&(watcher, watch), &read) in &watches.watches {
                     if watch == WatchKind::PersistentRecursive
                         && change.zxid > read
-                        && !told.contains(&watcher)
+                        && told.binary_search(&watcher).is_err()
                     {
-                        told.push(watcher);
+                        told_here.push(watcher);
                         let event = WatchEvent {
                             kind: change.kind,
                             path: change.path.clone(),
@@ -418,6 +421,10 @@ impl WatchTable {
                         queue.push(Event::Changed(event), change.zxid, &mut self.wakers);
                     }
                 }
+            }
+            if !told_here.is_empty() {
+                told.extend(told_here);
+                told.sort_unstable();
             }
             at = path::parent(ancestor);
         }
@@ -555,6 +562,27 @@ mod tests {
                 "NodeDataChanged /p @4"
             ]
         );
+    }
+
+    #[test]
+    fn a_watcher_on_several_levels_is_told_once_and_every_watcher_is_told() {
+        let mut table = WatchTable::default();
+        let queues: Vec<_> = (0..20).map(|_| table.add_watcher(8)).collect();
+        let recursive = WatchKind::PersistentRecursive;
+        for (number, queue) in queues.iter().enumerate() {
+            // Some on each level, and many on two or three.
+            for (level, path) in ["/p/c/d", "/p/c", "/p"].iter().enumerate() {
+                if number % (level + 2) == 0 || number % 5 == level {
+                    table.add(queue, &znode(path), recursive, Zxid(1));
+                }
+            }
+            table.add(queue, &znode("/p"), WatchKind::Data, Zxid(1));
+            table.add(queue, &znode("/"), recursive, Zxid(1));
+        }
+        table.fire(&[change(2, EventKind::NodeDataChanged, "/p/c/d")]);
+        for queue in &queues {
+            assert_eq!(heard(queue), ["NodeDataChanged /p/c/d @2"]);
+        }
     }
 
     #[test]
