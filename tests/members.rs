@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use quorate::storage::StorageError;
 use quorate::transport::{self, Inbox, Lane, Local, Message, Network, Transport, TransportError};
 use quorate::{
     CreateMode, Error, JoinError, Members, Node, NodeEvent, Role, SessionState, StartError, Version,
@@ -172,6 +173,29 @@ fn a_join_that_nobody_answers_ends_and_leaves_no_trace() {
         "{error}"
     );
     cluster.network.heal();
+    cluster.start(2);
+    assert_eq!(cluster.node(2).status().role, Role::Joining);
+}
+
+#[test]
+fn a_joining_node_that_cannot_start_leaves_its_address_free() {
+    // Its transport had been started to ask for the cluster, and was not stopped.
+    let fails = Arc::new(AtomicBool::new(true));
+    let failing = fails.clone();
+    let mut cluster = Cluster::with(1, Kind::Memory, move |id, builder| {
+        if id == 1 || !failing.load(Ordering::SeqCst) {
+            return builder;
+        }
+        builder.consensus(|_, _| {
+            Err(StorageError::Refused {
+                reason: "not today".to_string(),
+            })
+        })
+    });
+    cluster.give_empty_disk(2);
+    let error = cluster.try_start(2).unwrap_err();
+    assert!(matches!(error, StartError::Storage(_)), "{error}");
+    fails.store(false, Ordering::SeqCst);
     cluster.start(2);
     assert_eq!(cluster.node(2).status().role, Role::Joining);
 }

@@ -350,6 +350,7 @@ impl NodeBuilder {
             snapshots,
             reports,
         } = self.assemble()?;
+        let stop_unless_started = StopUnlessStarted::new(&transport);
         let span = shared.telling.span(cluster);
         let spawn = |what, body| spawn(id, what, span.clone(), body);
         let mut threads = Vec::new();
@@ -368,6 +369,7 @@ impl NodeBuilder {
             "loop",
             Box::new(move || run(driver, &wake, &for_loop)),
         )?);
+        stop_unless_started.has_started();
         Ok(Node {
             id,
             cluster,
@@ -389,6 +391,9 @@ impl NodeBuilder {
             .unwrap_or_else(|| Arc::new(SystemClock::new()));
         let transport = self.take_transport(id)?;
         let joining = self.begin(id, &named, &*storage, &*transport)?;
+        let stop_unless_started = joining
+            .is_some()
+            .then(|| StopUnlessStarted::new(&transport));
         let (meta, restored, cluster) = self.load(id, &named, &*storage)?;
         if restored.rules() > self.rules_max {
             return Err(StartError::Newer {
@@ -452,6 +457,9 @@ impl NodeBuilder {
         match joining {
             Some(joining) => joining.run(inbox),
             None => transport.start(Local { cluster, node: id }, Arc::new(inbox))?,
+        }
+        if let Some(guard) = stop_unless_started {
+            guard.has_started();
         }
         Ok(Assembly {
             id,
@@ -669,6 +677,28 @@ impl NodeBuilder {
             reap_interval: self.reap_interval,
             reap_max: 10_000,
         })
+    }
+}
+
+/// Stops a transport that was started for a node, where nothing comes of the node: its address is free for
+/// the next try. Threads that were started end by themselves when their queues are gone.
+struct StopUnlessStarted(Option<Arc<dyn Transport>>);
+
+impl StopUnlessStarted {
+    fn new(transport: &Arc<dyn Transport>) -> StopUnlessStarted {
+        StopUnlessStarted(Some(transport.clone()))
+    }
+
+    fn has_started(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for StopUnlessStarted {
+    fn drop(&mut self) {
+        if let Some(transport) = &self.0 {
+            transport.stop();
+        }
     }
 }
 
