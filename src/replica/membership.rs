@@ -6,7 +6,7 @@
 //! applied. A repeated request may have been carried out by an earlier leader: where what it asks for
 //! is so already, it is done. (Should another operator have undone it meanwhile, it is done again.)
 //! The invariant: a request is answered with success only when the change was committed, and with an
-//! error only when it was not begun.
+//! error only when it was not begun; but a transfer of leadership that took too long may still succeed.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
