@@ -101,12 +101,6 @@ impl Membership {
     }
 }
 
-pub(super) fn is_member(configuration: &Configuration, node: NodeId) -> bool {
-    configuration.voters.contains(&node)
-        || configuration.voters_outgoing.contains(&node)
-        || configuration.learners.contains(&node)
-}
-
 impl Replica {
     // ---- At the node that was asked --------------------------------------------------------------
 
@@ -329,7 +323,7 @@ impl Replica {
                 Ok(()) => Plan::Change(vec![MembershipChange::AddVoter(node)]),
                 Err(error) => Plan::Refuse(error),
             },
-            MembershipRequest::Remove(node) if !is_member(members, node) => {
+            MembershipRequest::Remove(node) if !members.is_member(node) => {
                 if ask.repeated {
                     Plan::Done
                 } else {
@@ -344,7 +338,7 @@ impl Replica {
                 Ok(()) if node == me => Plan::HandOver,
                 Ok(()) => Plan::Change(vec![MembershipChange::Remove(node)]),
             },
-            MembershipRequest::Replace { old, new } if !is_member(members, old) && votes(new) => {
+            MembershipRequest::Replace { old, new } if !members.is_member(old) && votes(new) => {
                 already(format!("node {new} has node {old}'s place already"))
             }
             MembershipRequest::Replace { old, new } if votes(new) => {
@@ -372,7 +366,7 @@ impl Replica {
                 ]),
             },
             MembershipRequest::Transfer(to) if to == me => Plan::Done,
-            MembershipRequest::Transfer(to) if !is_member(members, to) => {
+            MembershipRequest::Transfer(to) if !members.is_member(to) => {
                 Plan::Refuse(Error::NotAMember { node: to })
             }
             MembershipRequest::Transfer(to) if !votes(to) => Plan::Refuse(Error::BadArguments {
@@ -498,7 +492,7 @@ impl Replica {
     pub(super) fn hear(&mut self, from: NodeId) {
         self.membership.inquire_at = self.now.monotonic + self.silence_max();
         // Strangers are not remembered, however many there are.
-        if is_member(&self.configuration, from) {
+        if self.configuration.is_member(from) {
             self.membership.heard.insert(from, self.now.monotonic);
         }
     }
@@ -516,12 +510,12 @@ impl Replica {
             .events
             .push(NodeEvent::MembershipChanged(members.clone()));
         let me = self.options.id;
-        if is_member(&before, me) && !is_member(&members, me) {
+        if before.is_member(me) && !members.is_member(me) {
             self.membership.removed = true;
         }
         self.membership
             .heard
-            .retain(|&node, _| is_member(&members, node));
+            .retain(|&node, _| members.is_member(node));
         self.forget_rules_of_strangers();
         let change = self
             .membership
@@ -543,8 +537,8 @@ impl Replica {
 
     /// Tells a node that behaves as a member but is none, as far as we have applied the log.
     pub(super) fn tell_stranger(&mut self, from: NodeId) {
-        if !is_member(&self.configuration, from)
-            && is_member(&self.configuration, self.options.id)
+        if !self.configuration.is_member(from)
+            && self.configuration.is_member(self.options.id)
             && self.status.leader != Some(from)
         {
             let index = self.applied_index;
@@ -579,8 +573,8 @@ impl Replica {
     /// no member any more.
     pub(super) fn on_not_member(&mut self, from: NodeId, index: u64) {
         if index > self.applied_index
-            && is_member(&self.configuration, from)
-            && is_member(&self.configuration, self.options.id)
+            && self.configuration.is_member(from)
+            && self.configuration.is_member(self.options.id)
         {
             self.membership.removed = true;
             self.leave_if_removed();
@@ -611,7 +605,7 @@ impl Replica {
         }
         let outcome = if join.name != self.options.cluster_name {
             JoinOutcome::OtherName
-        } else if is_member(&self.configuration, join.node) {
+        } else if self.configuration.is_member(join.node) {
             JoinOutcome::Member
         } else {
             JoinOutcome::Welcome(self.options.cluster)

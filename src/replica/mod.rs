@@ -287,7 +287,7 @@ impl Replica {
 
     /// Whether this node takes part, as of the applied index.
     pub(crate) fn is_member(&self) -> bool {
-        membership::is_member(&self.configuration, self.options.id)
+        self.configuration.is_member(self.options.id)
     }
 
     /// How far a leader knows the others to be; empty on every other node.

@@ -135,14 +135,3 @@ pub(super) fn configuration_fault(state: &ConfState) -> Option<&'static str> {
     }
     None
 }
-
-/// Every node that `configuration` names, voters and learners.
-pub(super) fn is_member(configuration: &Configuration, node: NodeId) -> bool {
-    [
-        &configuration.voters,
-        &configuration.voters_outgoing,
-        &configuration.learners,
-    ]
-    .into_iter()
-    .any(|list| list.contains(&node))
-}

@@ -379,8 +379,7 @@ impl raft::Storage for LogView {
             }
         };
         // A node refuses a snapshot whose configuration doesn't name it.
-        let names_receiver =
-            NodeId::new(to).is_some_and(|to| convert::is_member(&meta.configuration, to));
+        let names_receiver = NodeId::new(to).is_some_and(|to| meta.configuration.is_member(to));
         let oldest = request_index.max(self.terms.start()).max(1);
         if meta.index < oldest || !names_receiver {
             self.snapshot_wanted.set(oldest.max(meta.index + 1));
