@@ -177,27 +177,51 @@ fn a_join_that_nobody_answers_ends_and_leaves_no_trace() {
     assert_eq!(cluster.node(2).status().role, Role::Joining);
 }
 
+/// A transport that says whether it runs.
+#[derive(Debug)]
+struct Watched {
+    inner: transport::Memory,
+    runs: Arc<AtomicBool>,
+}
+
+impl Transport for Watched {
+    fn start(&self, local: Local, inbox: Arc<dyn Inbox>) -> Result<(), TransportError> {
+        self.runs.store(true, Ordering::SeqCst);
+        self.inner.start(local, inbox)
+    }
+
+    fn send(&self, message: Message) {
+        self.inner.send(message);
+    }
+
+    fn stop(&self) {
+        self.inner.stop();
+        self.runs.store(false, Ordering::SeqCst);
+    }
+}
+
 #[test]
-fn a_joining_node_that_cannot_start_leaves_its_address_free() {
-    // Its transport had been started to ask for the cluster, and was not stopped.
-    let fails = Arc::new(AtomicBool::new(true));
-    let failing = fails.clone();
-    let mut cluster = Cluster::with(1, Kind::Memory, move |id, builder| {
-        if id == 1 || !failing.load(Ordering::SeqCst) {
-            return builder;
-        }
-        builder.consensus(|_, _| {
-            Err(StorageError::Refused {
-                reason: "not today".to_string(),
-            })
+fn a_joining_node_that_cannot_start_stops_its_transport() {
+    // It had been started to ask for the cluster.
+    let cluster = Cluster::new(1);
+    let runs = Arc::new(AtomicBool::new(false));
+    let transport = Watched {
+        inner: cluster.network.endpoint(node_id(2)),
+        runs: runs.clone(),
+    };
+    let seen = runs.clone();
+    let error = Node::builder(2)
+        .join([1])
+        .transport(transport)
+        .consensus(move |_, _| {
+            assert!(seen.load(Ordering::SeqCst));
+            let reason = "not today".to_string();
+            Err(StorageError::Refused { reason })
         })
-    });
-    cluster.give_empty_disk(2);
-    let error = cluster.try_start(2).unwrap_err();
+        .start()
+        .unwrap_err();
     assert!(matches!(error, StartError::Storage(_)), "{error}");
-    fails.store(false, Ordering::SeqCst);
-    cluster.start(2);
-    assert_eq!(cluster.node(2).status().role, Role::Joining);
+    assert!(!runs.load(Ordering::SeqCst));
 }
 
 #[test]
