@@ -223,7 +223,7 @@ pub enum Error {
         node: NodeId,
     },
     /// Leadership was not handed over within an election timeout; the old leader goes on
-    /// (NewConfigNoQuorum, -13).
+    /// (NewConfigNoQuorum, -13). The other may still take over, if the word to do so reaches it late.
     #[error("leadership could not be handed over to node {to}")]
     TransferFailed {
         /// To whom.

@@ -20,7 +20,7 @@ use quorate::storage::{
 };
 use quorate::transport::{Inbox, Local, Message, Transport, TransportError};
 use quorate::{Clock, CreateMode, Error, Node, NodeBuilder, NodeId, Now, Session, Version};
-use support::{Cluster, Kind, PATIENCE, Within, eventually};
+use support::{Cluster, Gate, Kind, PATIENCE, Within, eventually};
 
 /// A core that trusts its disk: what is written is committed.
 struct TrustingCore {
@@ -282,6 +282,8 @@ fn what_a_core_refuses_is_a_typed_error() {
 struct FailingStorage {
     inner: Memory,
     appends_left: Arc<AtomicI64>,
+    /// Where appends wait.
+    gate: Gate,
 }
 
 impl FailingStorage {
@@ -289,6 +291,7 @@ impl FailingStorage {
         FailingStorage {
             inner: Memory::new(),
             appends_left: Arc::new(AtomicI64::new(i64::MAX)),
+            gate: Gate::default(),
         }
     }
 
@@ -312,6 +315,7 @@ impl Storage for FailingStorage {
     }
 
     fn append(&self, batch: &WriteBatch) -> Result<(), StorageError> {
+        drop(self.gate.lock());
         if self.appends_left.fetch_sub(1, Ordering::SeqCst) <= 0 {
             let (path, reason) = ("the disk".to_string(), "it is on fire".to_string());
             return Err(StorageError::Io {
@@ -349,6 +353,31 @@ impl Storage for FailingStorage {
     fn compact(&self, index: u64) -> Result<(), StorageError> {
         self.inner.compact(index)
     }
+}
+
+#[test]
+fn a_leader_whose_disk_hangs_hands_over_and_the_cluster_serves() {
+    // Its heartbeats went on without the disk, and so did it, though nobody got an answer of it.
+    let disks: Vec<_> = (0..3).map(|_| FailingStorage::new()).collect();
+    let gates: Vec<_> = disks.iter().map(|disk| disk.gate.clone()).collect();
+    let cluster = Cluster::with(3, Kind::Memory, move |id, builder| {
+        builder.storage(disks[id as usize - 1].clone())
+    });
+    let hanging = cluster.leader();
+    let others: Vec<u64> = (1..=3).filter(|&id| id != hanging).collect();
+    let session = cluster.session(others[0]);
+    let shut = gates[hanging as usize - 1].lock();
+    session
+        .create("/a", "", CreateMode::Persistent)
+        .within()
+        .unwrap();
+    cluster.leader_among(&others);
+    let at_other = cluster.session(others[1]);
+    at_other.set("/a", "1", Version::ANY).within().unwrap();
+    drop(shut);
+    let back = cluster.session(hanging);
+    back.sync().within().unwrap();
+    assert_eq!(&back.get("/a").within().unwrap().0[..], b"1");
 }
 
 #[test]

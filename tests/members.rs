@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use quorate::transport::Network;
+use quorate::storage::StorageError;
+use quorate::transport::{self, Inbox, Local, Message, Network, Transport, TransportError};
 use quorate::{
     CreateMode, Error, JoinError, Members, Node, NodeEvent, Role, SessionState, StartError, Version,
 };
@@ -174,6 +175,53 @@ fn a_join_that_nobody_answers_ends_and_leaves_no_trace() {
     cluster.network.heal();
     cluster.start(2);
     assert_eq!(cluster.node(2).status().role, Role::Joining);
+}
+
+/// A transport that says whether it runs.
+#[derive(Debug)]
+struct Watched {
+    inner: transport::Memory,
+    runs: Arc<AtomicBool>,
+}
+
+impl Transport for Watched {
+    fn start(&self, local: Local, inbox: Arc<dyn Inbox>) -> Result<(), TransportError> {
+        self.runs.store(true, Ordering::SeqCst);
+        self.inner.start(local, inbox)
+    }
+
+    fn send(&self, message: Message) {
+        self.inner.send(message);
+    }
+
+    fn stop(&self) {
+        self.inner.stop();
+        self.runs.store(false, Ordering::SeqCst);
+    }
+}
+
+#[test]
+fn a_joining_node_that_cannot_start_stops_its_transport() {
+    // It had been started to ask for the cluster.
+    let cluster = Cluster::new(1);
+    let runs = Arc::new(AtomicBool::new(false));
+    let transport = Watched {
+        inner: cluster.network.endpoint(node_id(2)),
+        runs: runs.clone(),
+    };
+    let seen = runs.clone();
+    let error = Node::builder(2)
+        .join([1])
+        .transport(transport)
+        .consensus(move |_, _| {
+            assert!(seen.load(Ordering::SeqCst));
+            let reason = "not today".to_string();
+            Err(StorageError::Refused { reason })
+        })
+        .start()
+        .unwrap_err();
+    assert!(matches!(error, StartError::Storage(_)), "{error}");
+    assert!(!runs.load(Ordering::SeqCst));
 }
 
 #[test]

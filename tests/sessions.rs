@@ -146,6 +146,67 @@ fn a_session_that_nobody_waits_for_is_closed() {
 }
 
 #[test]
+fn a_host_kept_session_whose_answer_nobody_takes_is_closed() {
+    // Nobody can have its credentials, but it was left to its silence.
+    let cluster = Cluster::new(1);
+    let _watching = cluster.session(1);
+    let builder = cluster.node(1).session().timeout(SECOND * 60);
+    let untaken = builder.touched_by_host().open();
+    eventually("it is open", || cluster.node(1).status().sessions == 2);
+    drop(untaken);
+    eventually("one session is left", || {
+        cluster.node(1).status().sessions == 1
+    });
+}
+
+#[test]
+fn an_attach_whose_answer_nobody_takes_leaves_the_session_to_be_attached() {
+    // It was closed, though its client had only lost patience with one node.
+    let cluster = Cluster::new(1);
+    let watching = cluster.session(1);
+    let session = cluster.session(1);
+    let credentials = session.credentials();
+    session
+        .create("/mine", "", CreateMode::Ephemeral)
+        .within()
+        .unwrap();
+    let untaken = cluster.node(1).session().attach(&credentials);
+    assert_eq!(final_state(&session), SessionState::Moved);
+    drop(untaken);
+    eventually("nobody has it here", || {
+        cluster.node(1).status().sessions_attached == 1
+    });
+    let again = attach(&cluster, 1, &credentials).unwrap();
+    assert!(is_there(&watching, "/mine"));
+    assert_eq!(again.state(), SessionState::Connected);
+}
+
+#[test]
+fn a_node_without_a_leader_asks_for_no_session_that_nobody_waits_for() {
+    // When a leader was there again each try of a client that had gone on made a session.
+    let cluster = Cluster::new(3);
+    let away = cluster.follower();
+    let home = cluster.leader();
+    let watching = cluster.session(home);
+    watching.sync().within().unwrap();
+    cluster.network.isolate(node_id(away));
+    eventually("it knows no leader", || {
+        cluster.node(away).status().leader.is_none()
+    });
+    for _ in 0..20 {
+        drop(cluster.node(away).session().open());
+    }
+    eventually("they are given up", || {
+        cluster.node(away).status().queues.calls == 0
+            && cluster.node(away).status().queues.requests == 0
+    });
+    cluster.network.heal();
+    let last = cluster.session(away);
+    last.linearizable().sync().within().unwrap();
+    assert_eq!(cluster.node(away).status().sessions, 2);
+}
+
+#[test]
 fn ephemerals_vanish_some_time_after_their_node_fell_silent_and_others_stay() {
     let mut cluster = Cluster::new(3);
     let leader = cluster.leader();

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 
 use futures_core::Stream;
+use parking_lot::Mutex;
 use quorate::{CreateMode, Error, Event, EventKind, SessionState, Version, WatchKind, Watcher};
 use support::{Cluster, PATIENCE, Within, eventually, next, next_change};
 
@@ -38,6 +39,85 @@ fn a_one_shot_watch_on_data_is_heard_once() {
         (EventKind::NodeDataChanged, stat.mzxid)
     );
     assert!(is_quiet(&watcher));
+}
+
+#[test]
+fn a_watch_set_again_behind_a_change_has_heard_of_it() {
+    // Found by review: the read behind a write that was called at once with it set the watch again
+    // before the write's event was told, and that was told to nobody.
+    let cluster = Cluster::new(1);
+    let session = cluster.session(1);
+    let watcher = session.watcher(8);
+    assert_eq!(session.exists_and_watch("/a", &watcher).within(), Ok(None));
+    for round in 0..10 {
+        let zxid = if round == 0 {
+            let created = session.create("/a", "0", CreateMode::Persistent);
+            session.get_and_watch("/a", &watcher).within().unwrap();
+            created.within().unwrap().stat.czxid
+        } else {
+            let set = session.set("/a", "1", Version::ANY);
+            session.get_and_watch("/a", &watcher).within().unwrap();
+            set.within().unwrap().mzxid
+        };
+        // An event stands in its queue before the write is answered.
+        match watcher.receiver().try_recv() {
+            Ok(Event::Changed(change)) => assert_eq!(change.zxid, zxid),
+            other => panic!("round {round}: {other:?}"),
+        }
+        assert!(is_quiet(&watcher));
+    }
+}
+
+/// An executor that polls what is woken at once, on the thread that wakes it.
+#[derive(Default)]
+struct Inline {
+    watcher: Mutex<Option<Watcher>>,
+    heard: Mutex<Vec<Event>>,
+}
+
+impl Inline {
+    fn poll(self: &Arc<Self>) {
+        let waker = Waker::from(self.clone());
+        let mut context = Context::from_waker(&waker);
+        let mut watcher = self.watcher.lock();
+        let watcher = watcher.as_mut().unwrap();
+        while let Poll::Ready(Some(event)) = Pin::new(&mut *watcher).poll_next(&mut context) {
+            self.heard.lock().push(event);
+        }
+    }
+}
+
+impl Wake for Inline {
+    fn wake(self: Arc<Self>) {
+        self.poll();
+    }
+}
+
+#[test]
+fn an_executor_may_poll_a_watcher_where_it_is_woken() {
+    // The node's loop woke it with the table of watches locked, and waited for itself.
+    let cluster = Cluster::new(1);
+    let session = cluster.session(1);
+    let inline = Arc::new(Inline::default());
+    let watcher = session.watcher(8);
+    session
+        .watch("/a", WatchKind::Persistent, &watcher)
+        .unwrap();
+    *inline.watcher.lock() = Some(watcher);
+    inline.poll();
+    session
+        .create("/a", "0", CreateMode::Persistent)
+        .within()
+        .unwrap();
+    let set = session.set("/a", "1", Version::ANY).within().unwrap();
+    assert_eq!(inline.heard.lock().len(), 2);
+    match &inline.heard.lock()[1] {
+        Event::Changed(change) => assert_eq!(change.zxid, set.mzxid),
+        other => panic!("{other:?}"),
+    }
+    session.close().within().unwrap();
+    let last = inline.heard.lock().pop();
+    assert_eq!(last, Some(Event::Session(SessionState::Closed)));
 }
 
 #[test]

@@ -10,7 +10,8 @@ use crate::node::{Call, Command, Members, MembershipRequest, Node, NodeHandle};
 /// next leader where one falls meanwhile.
 ///
 /// An error says that nothing was changed, but for [`Error::OutcomeUnknown`](crate::Error), which is
-/// left for a node that stops in between. Changes happen one at a time: a second one meanwhile is
+/// left for a node that stops in between, and for [`Error::TransferFailed`](crate::Error), after which the
+/// other may take over late. Changes happen one at a time: a second one meanwhile is
 /// answered [`Error::ReconfigInProgress`](crate::Error), and can be tried again. A node that waits to be
 /// added itself answers [`Error::NotAMember`](crate::Error).
 impl Node {

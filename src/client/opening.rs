@@ -9,7 +9,8 @@ use super::{Pending, Session};
 use crate::error::{Error, Result};
 use crate::ids::SessionId;
 use crate::node::{
-    Call, Command, Node, NodeHandle, NodeShared, SessionHandle, SessionShared, Stamped, Value,
+    Abandonment, Asked, Call, Command, Node, NodeHandle, NodeShared, SessionHandle, SessionShared,
+    Stamped, Value,
 };
 use crate::op::{Keeper, Password};
 
@@ -93,6 +94,9 @@ impl SessionBuilder {
 
     /// Opens a session, through the log. Waits for a leader as long as it takes.
     ///
+    /// Nobody can use a session without this answer. So when the [`Pending`] is dropped before it was
+    /// taken, the node asks no leader for the session any more, and closes it where it has come.
+    ///
     /// # Errors
     /// [`Error::Overloaded`], [`Error::Stopped`].
     pub fn open(self) -> Pending<Session> {
@@ -101,7 +105,11 @@ impl SessionBuilder {
             return Pending::ready(Err(no_randomness(error)));
         }
         let keeper = self.keeper;
-        let (call, answer) = Call::session(password, keeper);
+        let (call, answer) = Call::session(Asked {
+            password,
+            keeper,
+            untaken: Abandonment::Close,
+        });
         let timeout_ms = self.timeout_ms();
         self.node.command(Command::Open {
             password,
@@ -133,12 +141,15 @@ impl SessionBuilder {
         // Far above every zxid that a cluster reaches, so it never is another session's.
         let id = SessionId((drawn >> 8 | 0x7f << 56) as i64);
         let shared = SessionShared::read_only(id, password, self.timeout_ms());
-        let node = self.node;
-        Ok(Session::new(SessionHandle { node, shared }))
+        Ok(Session::new(SessionHandle::local(self.node, shared)))
     }
 
     /// Takes over a session that was opened on any node. Its old handle hears that it has moved; the
     /// writes that it had not been answered either happened before or won't.
+    ///
+    /// When the [`Pending`] is dropped before its answer was taken, the node asks no leader for it any
+    /// more. Where a leader was asked already the session may still come here: it is then left to its
+    /// silence for its timeout, and can be attached again.
     ///
     /// # Errors
     /// [`Error::WrongPassword`], [`Error::SessionExpired`], [`Error::Overloaded`], [`Error::Stopped`].
@@ -149,7 +160,11 @@ impl SessionBuilder {
         };
         let (session, password) = (credentials.session, credentials.password);
         let keeper = self.keeper;
-        let (call, answer) = Call::session(password, keeper);
+        let (call, answer) = Call::session(Asked {
+            password,
+            keeper,
+            untaken: Abandonment::Leave,
+        });
         let timeout_ms = self.timeout_ms();
         let command = Command::Attach {
             session,

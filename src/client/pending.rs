@@ -15,7 +15,9 @@ use crate::state::ReadResult;
 /// The answer of an operation, on its way.
 ///
 /// It is a [`Future`] for any async runtime, and [`Pending::wait`] is for threads. The operation was
-/// begun when it was called: polling decides nothing, and dropping a `Pending` does not cancel it.
+/// begun when it was called: polling decides nothing, and dropping a `Pending` does not cancel it; but
+/// a session that nobody waits for any more is given up
+/// ([`SessionBuilder::open`](crate::SessionBuilder::open)).
 #[must_use = "the operation goes on, but nobody will know what came of it"]
 pub struct Pending<T> {
     source: Source<T>,

@@ -14,7 +14,6 @@ use crate::error::{Error, Result};
 use crate::ids::{SessionId, Version, Zxid};
 use crate::node::{
     Call, Command, NodeShared, SessionHandle, SessionState, WatchEvent, WatchKind, WatchRequest,
-    WatchTable,
 };
 use crate::op::{CreateMode, EventKind, OP_BYTES_MAX, Op, OpResult, ReadOp};
 use crate::path::{self, ZnodePath};
@@ -75,7 +74,7 @@ impl fmt::Debug for Session {
 impl Session {
     pub(super) fn new(handle: SessionHandle) -> Session {
         Session {
-            handle: Arc::new(handle),
+            handle: Arc::new(handle.take()),
             linearizable: false,
         }
     }
@@ -296,8 +295,8 @@ impl Session {
             let done = match op {
                 Op::AddAuth(identity) => stranger.add(identity),
                 Op::CloseSession => {
-                    let table = self.handle.node.watches.lock();
-                    self.handle.shared.close_read_only(&table);
+                    let mut table = self.handle.node.watches.lock();
+                    self.handle.shared.close_read_only(&mut table);
                     Ok(())
                 }
                 _ => Err(Error::NotReadOnly),
@@ -451,7 +450,7 @@ impl Session {
     pub fn watcher(&self, events_max: usize) -> Watcher {
         let mut table = self.handle.node.watches.lock();
         let queue = table.add_watcher(self.id(), events_max);
-        self.handle.shared.add_watcher(&queue, &table);
+        self.handle.shared.add_watcher(&queue, &mut table);
         drop(table);
         Watcher::new(self.clone(), queue)
     }
@@ -551,9 +550,7 @@ impl Session {
             }
         };
         match missed {
-            Some((kind, zxid)) => {
-                WatchTable::deliver(watcher.queue(), WatchEvent { kind, path, zxid })
-            }
+            Some((kind, zxid)) => table.deliver(watcher.queue(), WatchEvent { kind, path, zxid }),
             None => table.add(watcher.queue(), &path, kind, self.reader().zxid()),
         }
         Ok(())

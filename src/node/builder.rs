@@ -94,6 +94,7 @@ pub struct NodeBuilder {
     settings: Settings,
     requests_max: usize,
     session_writes_max: usize,
+    session_reads_max: usize,
     snapshot_log_bytes: u64,
     log_entries_kept: u64,
     reap_interval: Duration,
@@ -130,6 +131,7 @@ impl NodeBuilder {
             settings: Settings::default(),
             requests_max: 16_384,
             session_writes_max: 4_096,
+            session_reads_max: 16_384,
             snapshot_log_bytes: 64 * 1024 * 1024,
             log_entries_kept: 1_024,
             reap_interval: Duration::from_secs(60),
@@ -300,6 +302,13 @@ impl NodeBuilder {
         self
     }
 
+    /// How many reads of one session may wait for its unanswered writes: 16,384 by default. One more is
+    /// answered [`crate::Error::Overloaded`].
+    pub fn session_reads_max(mut self, reads: usize) -> NodeBuilder {
+        self.session_reads_max = reads;
+        self
+    }
+
     /// After how many bytes of log a snapshot is taken: 64 MiB by default.
     pub fn snapshot_log_bytes(mut self, bytes: u64) -> NodeBuilder {
         self.snapshot_log_bytes = bytes;
@@ -347,6 +356,7 @@ impl NodeBuilder {
             snapshots,
             reports,
         } = self.assemble()?;
+        let stop_unless_started = StopUnlessStarted::new(&transport);
         let span = shared.telling.span(cluster);
         let spawn = |what, body| spawn(id, what, span.clone(), body);
         let mut threads = Vec::new();
@@ -366,6 +376,7 @@ impl NodeBuilder {
             "loop",
             Box::new(move || run(driver, &wake, &for_loop)),
         )?);
+        stop_unless_started.has_started();
         Ok(Node {
             id,
             cluster,
@@ -387,6 +398,9 @@ impl NodeBuilder {
             .unwrap_or_else(|| Arc::new(SystemClock::new()));
         let transport = self.take_transport(id)?;
         let joining = self.begin(id, &named, &*storage, &*transport)?;
+        let stop_unless_started = joining
+            .is_some()
+            .then(|| StopUnlessStarted::new(&transport));
         let (meta, restored, cluster) = self.load(id, &named, &*storage)?;
         if restored.rules() > self.rules_max {
             return Err(StartError::Newer {
@@ -451,6 +465,9 @@ impl NodeBuilder {
         match joining {
             Some(joining) => joining.run(inbox),
             None => transport.start(Local { cluster, node: id }, Arc::new(inbox))?,
+        }
+        if let Some(guard) = stop_unless_started {
+            guard.has_started();
         }
         Ok(Assembly {
             id,
@@ -655,6 +672,7 @@ impl NodeBuilder {
             tick: self.tick,
             election_timeout: self.tick * u32::try_from(self.election_ticks).unwrap_or(u32::MAX),
             session_writes_max: self.session_writes_max,
+            session_reads_max: self.session_reads_max,
             barriers_max: self.requests_max,
             sessions_max: 65_536,
             batch_bytes_max: 1024 * 1024,
@@ -676,6 +694,28 @@ pub(crate) fn bind_joined(
     let identity = Identity { cluster, node };
     let empty = genesis(&Settings::default());
     storage.bootstrap(identity, &join::placeholder(named), &empty)
+}
+
+/// Stops a transport that was started for a node, where nothing comes of the node: its address is free for
+/// the next try. Threads that were started end by themselves when their queues are gone.
+struct StopUnlessStarted(Option<Arc<dyn Transport>>);
+
+impl StopUnlessStarted {
+    fn new(transport: &Arc<dyn Transport>) -> StopUnlessStarted {
+        StopUnlessStarted(Some(transport.clone()))
+    }
+
+    fn has_started(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for StopUnlessStarted {
+    fn drop(&mut self) {
+        if let Some(transport) = &self.0 {
+            transport.stop();
+        }
+    }
 }
 
 /// What `data_bytes_max` may be at most, so that an operation has room for its path and its ACL.

@@ -6,13 +6,13 @@ use bytes::Bytes;
 
 use super::members::Members;
 use super::shared::{SessionHandle, SessionShared};
-use super::watches::{WatchKind, WatchQueue, WatchTable};
+use super::watches::{WatchKind, WatchQueue};
 use crate::error::{Error, Result};
 use crate::ids::{SessionId, Zxid};
 use crate::observe::{CallKind, Stopwatch};
 use crate::op::{Keeper, OpResult, Password, ReadOp};
 use crate::path::ZnodePath;
-use crate::replica::{Answer, MembershipRequest};
+use crate::replica::{Abandonment, Answer, MembershipRequest};
 use crate::state::{Frozen, ReadResult};
 use crate::storage::SnapshotMeta;
 
@@ -63,7 +63,7 @@ pub(crate) enum Command {
         session: SessionId,
         attachment: u32,
     },
-    /// No handle to the session is left: close it.
+    /// No handle to the session is left.
     Abandon(Abandoned),
     Stop,
 }
@@ -105,6 +105,17 @@ impl Command {
 pub(crate) struct Abandoned {
     pub session: SessionId,
     pub attachment: u32,
+    pub abandonment: Abandonment,
+}
+
+/// A session that is asked for.
+#[derive(Clone, Copy)]
+pub(crate) struct Asked {
+    pub password: Password,
+    /// Who will keep it alive.
+    pub keeper: Keeper,
+    /// What becomes of it where nobody takes the answer.
+    pub untaken: Abandonment,
 }
 
 /// A watch to be set by a read, if it succeeds.
@@ -174,8 +185,7 @@ enum Purpose {
     Write(Arc<SessionShared>),
     /// A read that sets a watch.
     Watch(WatchRequest),
-    /// A session is asked for with this password.
-    Session(Password, Keeper),
+    Session(Asked),
     Nothing,
 }
 
@@ -197,11 +207,8 @@ impl Call {
     }
 
     /// Asks for a session.
-    pub(crate) fn session(
-        password: Password,
-        keeper: Keeper,
-    ) -> (Call, oneshot::Receiver<Stamped<Value>>) {
-        Call::with(Purpose::Session(password, keeper))
+    pub(crate) fn session(asked: Asked) -> (Call, oneshot::Receiver<Stamped<Value>>) {
+        Call::with(Purpose::Session(asked))
     }
 
     fn with(purpose: Purpose) -> (Call, oneshot::Receiver<Stamped<Value>>) {
@@ -232,23 +239,31 @@ impl Call {
         self.called_at
     }
 
-    /// The password of the session asked for, and who will keep it alive.
-    pub(super) fn asked(&self) -> Option<(Password, Keeper)> {
+    /// The session that it asks for.
+    pub(super) fn asked(&self) -> Option<Asked> {
         match self.purpose {
-            Purpose::Session(password, keeper) => Some((password, keeper)),
+            Purpose::Session(asked) => Some(asked),
             _ => None,
         }
     }
 
-    /// Sets the watch that came with a read, for changes after what was read.
-    pub(super) fn set_watch(&self, read: &Answer, table: &mut WatchTable) {
-        if let Purpose::Watch(watch) = &self.purpose
-            && let Answer::Read {
-                zxid,
-                result: Ok(_),
-            } = read
-        {
-            table.add(&watch.queue, &watch.path, watch.kind, *zxid);
+    /// Whether it asks for a session that nobody waits for any more.
+    pub(super) fn asks_for_nobody(&self) -> bool {
+        let waits = |answer: &oneshot::Sender<_>| !answer.is_closed();
+        matches!(self.purpose, Purpose::Session(_)) && !self.answer.as_ref().is_some_and(waits)
+    }
+
+    /// The watch that a read sets by this answer, for changes after the zxid.
+    pub(super) fn watch_set(&self, read: &Answer) -> Option<(&WatchRequest, Zxid)> {
+        match (&self.purpose, read) {
+            (
+                Purpose::Watch(watch),
+                Answer::Read {
+                    zxid,
+                    result: Ok(_),
+                },
+            ) => Some((watch, *zxid)),
+            _ => None,
         }
     }
 

@@ -21,9 +21,15 @@ pub(crate) trait Tree {
     fn zxid(&self) -> Zxid;
 }
 
-/// Fires the watches on everything that differs, in the order of the writes, as far as it is known.
-pub(crate) fn fire_differences(table: &mut WatchTable, before: &impl Tree, after: &impl Tree) {
-    let mut paths = BTreeSet::new();
+/// What differs where a watch is set, and at these paths, in the order of the writes, as far as it is
+/// known.
+pub(crate) fn differences(
+    table: &WatchTable,
+    paths: impl IntoIterator<Item = ZnodePath>,
+    before: &impl Tree,
+    after: &impl Tree,
+) -> Vec<Change> {
+    let mut paths: BTreeSet<ZnodePath> = paths.into_iter().collect();
     for (path, recursive) in table.watched_paths() {
         let path = ZnodePath::from_shared(path);
         if recursive {
@@ -38,9 +44,7 @@ pub(crate) fn fire_differences(table: &mut WatchTable, before: &impl Tree, after
         compare(&path, before, after, &mut changes);
     }
     changes.sort_by_key(|change| change.zxid);
-    for change in changes {
-        table.fire_alone(&change);
-    }
+    changes
 }
 
 /// The path itself and all below it.

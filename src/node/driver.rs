@@ -4,7 +4,7 @@
 //! gives out, fire watches, publish the tree, answer. The node's thread repeats it; a simulator may
 //! call it with a clock of its own; nothing else drives a replica.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -12,18 +12,19 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender};
 use slab::Slab;
 
-use super::calls::{Abandoned, Call, Command, FrozenState, Value};
-use super::compare::fire_differences;
+use super::calls::{Abandoned, Asked, Call, Command, FrozenState, Value};
+use super::compare::differences;
 use super::members::Members;
 use super::shared::{NodeShared, QueueDepths, Role, SessionHandle, SessionShared};
 use super::telling::Cause;
+use super::unfired::Unfired;
 use super::watches::WatchTable;
 use super::workers::{Done, SnapshotJob, WriteJob};
 use crate::clock::Now;
 use crate::error::Error;
 use crate::ids::{ClusterId, NodeId, SessionId};
 use crate::observe::{self, CallKind, Stopwatch};
-use crate::op::{Keeper, Password};
+use crate::path::ZnodePath;
 use crate::replica::{
     Answer, Effects, Failure, Input, Output, Replica, SessionEvent, Staged, Ticket,
 };
@@ -144,6 +145,10 @@ impl Driver {
             }
         }
         if now.monotonic >= self.replica.next_tick() {
+            let tickets = self.tickets_for_nobody();
+            if !tickets.is_empty() {
+                self.replica.handle(Input::Withdraw { tickets }, now);
+            }
             self.replica.handle(Input::Tick, now);
         }
         while !self.stopped
@@ -201,9 +206,9 @@ impl Driver {
             let kind = call.kind().unwrap_or(CallKind::Backup);
             self.shared.fail(call, kind, error.clone());
         }
-        let table = self.shared.watches.lock();
+        let mut table = self.shared.watches.lock();
         for session in std::mem::take(&mut self.sessions).into_values() {
-            session.set(SessionEvent::Lost, &table);
+            session.set(SessionEvent::Lost, &mut table);
         }
     }
 
@@ -235,11 +240,25 @@ impl Driver {
         Ticket(self.calls.insert(call) as u64)
     }
 
+    /// The calls that ask for sessions that nobody waits for any more.
+    fn tickets_for_nobody(&self) -> BTreeSet<Ticket> {
+        let calls = self.calls.iter();
+        let for_nobody = calls.filter(|(_, call)| call.asks_for_nobody());
+        for_nobody
+            .map(|(number, _)| Ticket(number as u64))
+            .collect()
+    }
+
     fn on_command(&mut self, command: Command, now: Now) {
         if self.stopped {
             return;
         }
         let kind = command.kind();
+        if let Command::Open { call, .. } | Command::Attach { call, .. } = &command
+            && call.asks_for_nobody()
+        {
+            return;
+        }
         let input = match command {
             Command::Open {
                 password,
@@ -335,12 +354,14 @@ impl Driver {
             Command::Abandon(Abandoned {
                 session,
                 attachment,
+                abandonment,
             }) => {
                 let ticket = self.ticket(Call::new().0, kind);
                 Input::Abandon {
                     ticket,
                     session,
                     attachment,
+                    abandonment,
                 }
             }
             Command::Stop => return self.stop_because("it was shut down", Cause::Wanted),
@@ -455,7 +476,8 @@ impl Driver {
     }
 
     /// Events first, then the tree, then the answers: nobody reads a change, or is told that it was
-    /// made, before its watchers have it in their queues.
+    /// made, before its watchers have it in their queues. A read that sets a watch comes between the
+    /// changes that it has seen and those that it hasn't.
     fn settle(&mut self, effects: Effects) {
         for notice in &effects.notices {
             self.shared.telling.noticed(notice);
@@ -467,23 +489,34 @@ impl Driver {
         {
             let shared = self.shared.clone();
             let mut table = shared.watches.lock();
+            let differing;
+            let mut unfired = if effects.replaced {
+                // Comes to the present state, which the changes since the snapshot are part of.
+                let asked = self.paths_asked(&effects.answers);
+                differing = differences(&table, asked, shared.reader(), self.replica.state());
+                Unfired::compared(&differing)
+            } else {
+                Unfired::applied(&effects.changes)
+            };
             for (ticket, answer) in &effects.answers {
                 if let Some(call) = self.calls.get(ticket.0 as usize) {
-                    call.set_watch(answer, &mut table);
-                    if let Some(session) = self.begin_session(call.asked(), answer, &table) {
-                        opened.insert(*ticket, session);
+                    if let Some((watch, read)) = call.watch_set(answer) {
+                        unfired.fire_through(read, &mut table);
+                        table.add(&watch.queue, &watch.path, watch.kind, read);
+                    }
+                    if let Some(asked) = call.asked()
+                        && let Some(session) = self.begin_session(asked, answer, &mut table)
+                    {
+                        let node = shared.clone();
+                        let handle = SessionHandle::untaken(node, session, asked.untaken);
+                        opened.insert(*ticket, handle);
                     }
                 }
             }
-            if effects.replaced {
-                // Comes to the present state, which the changes since the snapshot are part of.
-                fire_differences(&mut table, shared.reader(), self.replica.state());
-            } else {
-                table.fire(&effects.changes);
-            }
+            unfired.fire_rest(&mut table);
             self.replica.publish();
             for change in &effects.sessions {
-                self.tell_session(change, &table);
+                self.tell_session(change, &mut table);
             }
         }
         for event in effects.events {
@@ -498,15 +531,18 @@ impl Driver {
             }
             match opened.remove(&ticket) {
                 None => call.answer(answer),
-                Some(session) => {
-                    let node = self.shared.clone();
-                    call.give(Value::Session(SessionHandle {
-                        node,
-                        shared: session,
-                    }));
-                }
+                Some(handle) => call.give(Value::Session(handle)),
             }
         }
+    }
+
+    /// What the watches that these answers set are on.
+    fn paths_asked(&self, answers: &[(Ticket, Answer)]) -> Vec<ZnodePath> {
+        let watches = answers.iter().filter_map(|(ticket, answer)| {
+            let (watch, _) = self.calls.get(ticket.0 as usize)?.watch_set(answer)?;
+            Some(watch.path.clone())
+        });
+        watches.collect()
     }
 
     /// Begins to write a snapshot, if one is due. All that is applied is published by now.
@@ -529,7 +565,7 @@ impl Driver {
         }
     }
 
-    fn tell_session(&mut self, change: &crate::replica::SessionChange, table: &WatchTable) {
+    fn tell_session(&mut self, change: &crate::replica::SessionChange, table: &mut WatchTable) {
         let Some(session) = self.sessions.get(&change.session) else {
             return;
         };
@@ -554,9 +590,9 @@ impl Driver {
     /// came in the same turn.
     fn begin_session(
         &mut self,
-        asked: Option<(Password, Keeper)>,
+        asked: Asked,
         answer: &Answer,
-        table: &WatchTable,
+        table: &mut WatchTable,
     ) -> Option<Arc<SessionShared>> {
         let &Answer::Session {
             id,
@@ -567,7 +603,9 @@ impl Driver {
         else {
             return None;
         };
-        let (password, keeper) = asked?;
+        let Asked {
+            password, keeper, ..
+        } = asked;
         self.shared.telling.session_opened(id, timeout_ms);
         let session =
             SessionShared::new(id, password, attachment, timeout_ms, certain_until, keeper);
@@ -642,7 +680,7 @@ impl Driver {
             moved
         });
         if seldom {
-            let table = self.shared.watches.lock();
+            let mut table = self.shared.watches.lock();
             table.report_missed();
             let watches = table.len();
             drop(table);

@@ -168,11 +168,15 @@ impl Stream for NodeEvents {
     type Item = NodeEvent;
 
     fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<NodeEvent>> {
+        let waker = context.waker().clone();
         let mut state = self.0.state.lock();
         match state.take() {
             Some(event) => Poll::Ready(event),
             None => {
-                state.waker = Some(context.waker().clone());
+                let before = state.waker.replace(waker);
+                drop(state);
+                // Its task may go with it, and with that anything.
+                drop(before);
                 Poll::Pending
             }
         }
@@ -190,6 +194,14 @@ struct Listeners {
     end: Option<NodeEvent>,
 }
 
+impl Listeners {
+    /// Those who listen. They are told, and with that woken, when the hub is unlocked: a host that is woken
+    /// may subscribe at once.
+    fn queues(&self) -> Vec<Arc<Queue>> {
+        self.queues.iter().filter_map(Weak::upgrade).collect()
+    }
+}
+
 impl EventHub {
     pub(super) fn subscribe(&self) -> NodeEvents {
         let queue = Arc::<Queue>::default();
@@ -205,26 +217,30 @@ impl EventHub {
     }
 
     pub(super) fn tell(&self, event: NodeEvent) {
-        for queue in &self.0.lock().queues {
-            if let Some(queue) = queue.upgrade() {
-                queue.tell(&event);
-            }
+        let queues = self.0.lock().queues();
+        for queue in queues {
+            queue.tell(&event);
         }
     }
 
     pub(super) fn end(&self, event: NodeEvent) {
-        let mut listeners = self.0.lock();
-        for queue in std::mem::take(&mut listeners.queues) {
-            if let Some(queue) = queue.upgrade() {
-                queue.tell(&event);
-            }
+        let queues = {
+            let mut listeners = self.0.lock();
+            listeners.end = Some(event.clone());
+            let queues = listeners.queues();
+            listeners.queues.clear();
+            queues
+        };
+        for queue in queues {
+            queue.tell(&event);
         }
-        listeners.end = Some(event);
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::task::Wake;
+
     use super::*;
 
     fn led(term: u64) -> NodeEvent {
@@ -240,6 +256,29 @@ mod tests {
         }
         assert_eq!(events.next(), Some(NodeEvent::Missed { events: 3 }));
         assert_eq!(events.next(), Some(led(3)));
+    }
+
+    #[test]
+    fn whoever_is_woken_may_subscribe() {
+        struct Inline(EventHub, Mutex<Vec<NodeEvents>>);
+        impl Wake for Inline {
+            fn wake(self: Arc<Self>) {
+                let is_unlocked = self.0.0.try_lock().is_some();
+                assert!(is_unlocked, "it would wait for itself");
+                self.1.lock().push(self.0.subscribe());
+            }
+        }
+        let inline = Arc::new(Inline(EventHub::default(), Mutex::default()));
+        let mut events = inline.0.subscribe();
+        let waker = Waker::from(inline.clone());
+        let mut context = Context::from_waker(&waker);
+        assert!(Pin::new(&mut events).poll_next(&mut context).is_pending());
+        inline.0.tell(led(1));
+        assert_eq!(inline.1.lock().len(), 1);
+        assert_eq!(events.next(), Some(led(1)));
+        assert!(Pin::new(&mut events).poll_next(&mut context).is_pending());
+        inline.0.end(NodeEvent::Removed);
+        assert_eq!(inline.1.lock().len(), 2);
     }
 
     #[test]

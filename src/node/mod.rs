@@ -16,6 +16,8 @@ mod overview;
 mod shared;
 pub(crate) mod snapshotter;
 mod telling;
+mod unfired;
+mod watch_lock;
 mod watches;
 pub(crate) mod workers;
 
@@ -43,11 +45,11 @@ pub use overview::{SessionStatus, WatchStatus};
 pub use shared::{NodeStatus, QueueDepths, Role};
 pub use watches::{Event, SessionState, WatchEvent, WatchKind};
 
-pub(crate) use calls::{Call, Command, FrozenState, Value, WatchRequest};
+pub(crate) use calls::{Asked, Call, Command, FrozenState, Value, WatchRequest};
 pub(crate) use shared::{NodeShared, SessionHandle, SessionShared};
-pub(crate) use watches::{WatchQueue, WatchTable};
+pub(crate) use watches::WatchQueue;
 
-pub(crate) use crate::replica::MembershipRequest;
+pub(crate) use crate::replica::{Abandonment, MembershipRequest};
 
 pub(crate) use telling::Cause;
 

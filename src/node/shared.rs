@@ -14,6 +14,7 @@ use super::entropy::Entropy;
 use super::events::{EventHub, NodeEvent};
 use super::members::MemberStatus;
 use super::telling::{Cause, Telling};
+use super::watch_lock::Watches;
 use super::watches::{SessionState, WatchQueue, WatchTable};
 use crate::acl::AuthId;
 use crate::clock::Clock;
@@ -21,7 +22,7 @@ use crate::error::{Error, Result};
 use crate::ids::{ClusterId, NodeId, SessionId, Zxid};
 use crate::observe::{CallKind, Stopwatch};
 use crate::op::{Keeper, Password};
-use crate::replica::SessionEvent;
+use crate::replica::{Abandonment, SessionEvent};
 use crate::state::Reader;
 
 /// What a node is in the cluster just now.
@@ -117,11 +118,11 @@ pub(crate) struct NodeShared {
     reader: Reader,
     commands: Sender<Command>,
     commands_max: usize,
-    /// Sessions to be closed for which the queue of commands had no room. No more than there are
+    /// Sessions that were abandoned when the queue of commands had no room. No more than there are
     /// sessions here.
     abandoned: Mutex<Vec<Abandoned>>,
     waker: Waker,
-    pub(crate) watches: Mutex<WatchTable>,
+    pub(crate) watches: Watches,
     pub(crate) clock: Arc<dyn Clock>,
     /// What passwords and nonces are drawn from.
     pub(crate) entropy: Entropy,
@@ -174,7 +175,7 @@ impl NodeShared {
             commands_max,
             abandoned: Mutex::default(),
             waker,
-            watches: Mutex::new(WatchTable::default()),
+            watches: Watches::default(),
             clock,
             entropy,
             events: EventHub::default(),
@@ -242,7 +243,7 @@ impl NodeShared {
         self.waker.wake();
     }
 
-    /// Closes a session whose last handle is gone, however full the queue is.
+    /// Says that a session's last handle is gone, however full the queue is.
     fn abandon(&self, abandoned: Abandoned) {
         if let Err(TrySendError::Full(_)) = self.commands.try_send(Command::Abandon(abandoned)) {
             self.abandoned.lock().push(abandoned);
@@ -250,7 +251,7 @@ impl NodeShared {
         self.waker.wake();
     }
 
-    /// The sessions to be closed that didn't fit into the queue.
+    /// The abandoned sessions that didn't fit into the queue.
     pub(super) fn take_abandoned(&self) -> Vec<Abandoned> {
         std::mem::take(&mut *self.abandoned.lock())
     }
@@ -409,7 +410,7 @@ impl SessionShared {
     }
 
     /// Ends a session of this node alone.
-    pub(crate) fn close_read_only(&self, table: &WatchTable) {
+    pub(crate) fn close_read_only(&self, table: &mut WatchTable) {
         self.set(SessionEvent::Closed, table);
     }
 
@@ -459,10 +460,10 @@ impl SessionShared {
     }
 
     /// Tells this watcher of the session's state from now on, and of its end if that has come.
-    /// `_table` proves that it isn't coming just now.
-    pub(crate) fn add_watcher(&self, queue: &Arc<WatchQueue>, _table: &WatchTable) {
+    /// `table` proves that it isn't coming just now.
+    pub(crate) fn add_watcher(&self, queue: &Arc<WatchQueue>, table: &mut WatchTable) {
         if self.state().is_final() {
-            return WatchTable::tell(queue, self.state());
+            return table.tell(queue, self.state());
         }
         let mut watchers = self.watchers.lock();
         watchers.retain(|watcher| watcher.strong_count() > 0);
@@ -477,15 +478,15 @@ impl SessionShared {
         self.state()
     }
 
-    /// Takes in an event of the session's life. `_table` proves that no watch is being fired.
-    pub(super) fn set(&self, event: SessionEvent, _table: &WatchTable) {
+    /// Takes in an event of the session's life. `table` proves that no watch is being fired.
+    pub(super) fn set(&self, event: SessionEvent, table: &mut WatchTable) {
         let state = match event {
             SessionEvent::Certain { until } => {
                 self.certain_until.fetch_max(nanos(until), Ordering::AcqRel);
                 SessionState::Connected
             }
             SessionEvent::Suspended => SessionState::Suspended,
-            SessionEvent::Lost => SessionState::Lost,
+            SessionEvent::Lost | SessionEvent::Left => SessionState::Lost,
             SessionEvent::Moved => SessionState::Moved,
             SessionEvent::Closed => SessionState::Closed,
         };
@@ -497,7 +498,7 @@ impl SessionShared {
         self.changed.notify_all();
         for watcher in &*self.watchers.lock() {
             if let Some(queue) = watcher.upgrade() {
-                WatchTable::tell(&queue, state);
+                table.tell(&queue, state);
             }
         }
     }
@@ -531,20 +532,58 @@ impl Stranger {
     }
 }
 
-/// What a session's handles have in common. Dropping it closes the session, also where nobody has
-/// waited for the session to be opened; but one that its host keeps alive is left to its silence.
+/// What a session's handles have in common. Dropping it closes the session; but one that its host keeps
+/// alive is left to its silence.
+///
+/// One that nobody has taken is an answer that nobody has waited for. Then it was opened for nobody, who
+/// can't have its credentials, and is closed; or it was attached by somebody who has gone on and may
+/// attach it elsewhere, and is left.
 pub(crate) struct SessionHandle {
     pub node: Arc<NodeShared>,
     pub shared: Arc<SessionShared>,
+    at_drop: Option<Abandonment>,
+}
+
+impl SessionHandle {
+    pub(super) fn untaken(
+        node: Arc<NodeShared>,
+        shared: Arc<SessionShared>,
+        untaken: Abandonment,
+    ) -> SessionHandle {
+        let at_drop = Some(untaken);
+        SessionHandle {
+            node,
+            shared,
+            at_drop,
+        }
+    }
+
+    /// Of a session that only this node knows: nobody is told when it is dropped.
+    pub(crate) fn local(node: Arc<NodeShared>, shared: Arc<SessionShared>) -> SessionHandle {
+        SessionHandle {
+            node,
+            shared,
+            at_drop: None,
+        }
+    }
+
+    /// Somebody has it.
+    pub(crate) fn take(mut self) -> SessionHandle {
+        self.at_drop = (self.shared.keeper == Keeper::Node).then_some(Abandonment::Close);
+        self
+    }
 }
 
 impl Drop for SessionHandle {
     fn drop(&mut self) {
-        if self.shared.keeper == Keeper::Node && !self.shared.state().is_final() {
+        if let Some(abandonment) = self.at_drop
+            && !self.shared.state().is_final()
+        {
             let (session, attachment) = (self.shared.id, self.shared.attachment);
             self.node.abandon(Abandoned {
                 session,
                 attachment,
+                abandonment,
             });
         }
     }

@@ -134,6 +134,10 @@ impl Telling {
                 ended.moved.increment(1);
                 tracing::info!(target: SESSION, %node, %session, "moved to another node");
             }
+            SessionEvent::Left => {
+                ended.lost.increment(1);
+                tracing::debug!(target: SESSION, %node, %session, "left: nobody waited for it");
+            }
             SessionEvent::Closed => {
                 ended.closed.increment(1);
                 tracing::debug!(target: SESSION, %node, %session, "closed");

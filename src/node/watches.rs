@@ -112,49 +112,50 @@ impl WatchQueue {
 
     /// Wakes this task when the next event comes.
     pub(crate) fn register(&self, waker: &Waker) {
-        *self.waker.lock() = Some(waker.clone());
+        let waker = waker.clone();
+        let before = self.waker.lock().replace(waker);
+        // Its task may go with it, and with that anything.
+        drop(before);
     }
 
     /// Puts an event in, or remembers that it is lost.
-    fn push(&self, event: Event, zxid: Zxid) {
-        let mut lost = self.lost.lock();
-        if !self.report_lost(&mut lost) {
+    fn push(&self, event: Event, zxid: Zxid, wakers: &mut Vec<Waker>) {
+        if !self.report_lost(wakers) {
             return;
         }
         if self.sender.len() < self.events_max {
             let _ = self.sender.try_send(event);
         } else {
-            *lost = Some(zxid);
+            *self.lost.lock() = Some(zxid);
         }
-        self.wake();
+        self.take_waker(wakers);
     }
 
     /// Puts the session's end in, which is never lost, behind word of what is.
-    fn push_end(&self, state: SessionState) {
+    fn push_end(&self, state: SessionState, wakers: &mut Vec<Waker>) {
         if let Some(from) = self.lost.lock().take() {
             let _ = self.sender.try_send(Event::Missed { from });
         }
         let _ = self.sender.try_send(Event::Session(state));
-        self.wake();
+        self.take_waker(wakers);
     }
 
     /// Says what is missing, if anything is. True when there is nothing left to say.
-    fn report_lost(&self, lost: &mut Option<Zxid>) -> bool {
+    fn report_lost(&self, wakers: &mut Vec<Waker>) -> bool {
+        let mut lost = self.lost.lock();
         if let Some(from) = *lost {
             if self.sender.len() >= self.events_max {
                 return false;
             }
             let _ = self.sender.try_send(Event::Missed { from });
             *lost = None;
-            self.wake();
+            self.take_waker(wakers);
         }
         true
     }
 
-    fn wake(&self) {
-        if let Some(waker) = self.waker.lock().take() {
-            waker.wake();
-        }
+    fn take_waker(&self, wakers: &mut Vec<Waker>) {
+        wakers.extend(self.waker.lock().take());
     }
 }
 
@@ -177,6 +178,8 @@ pub(crate) struct WatchTable {
     recursive: usize,
     count: usize,
     next_id: u64,
+    /// Whom to wake when the table is unlocked.
+    wakers: Vec<Waker>,
 }
 
 impl WatchTable {
@@ -220,7 +223,8 @@ impl WatchTable {
         self.queues.remove(&queue.id);
     }
 
-    /// Sets a watch for changes after `read`. Set twice it is one watch.
+    /// Sets a watch for changes after `read`. Set twice it is one watch; what the first one waits for
+    /// up to `read` must have been fired.
     pub(crate) fn add(
         &mut self,
         queue: &WatchQueue,
@@ -313,10 +317,9 @@ impl WatchTable {
             return;
         }
         for change in changes {
-            let mut told = Vec::new();
-            self.fire_at(change.path.as_str(), change, change.kind, &mut told);
+            let told = self.fire_at(change.path.as_str(), change);
             if self.recursive > 0 {
-                self.fire_above(change, &mut told);
+                self.fire_above(change, told);
             }
             if change.kind != EventKind::NodeDataChanged
                 && let Some(parent) = change.path.parent()
@@ -326,12 +329,13 @@ impl WatchTable {
         }
     }
 
-    /// Tells everybody concerned of one change, and of nothing that follows from it.
-    pub(crate) fn fire_alone(&mut self, change: &Change) {
-        let mut told = Vec::new();
-        self.fire_at(change.path.as_str(), change, change.kind, &mut told);
-        if self.recursive > 0 && change.kind != EventKind::NodeChildrenChanged {
-            self.fire_above(change, &mut told);
+    /// Tells everybody concerned of these changes, in order, and of nothing that follows from them.
+    pub(crate) fn fire_alone(&mut self, changes: &[Change]) {
+        for change in changes {
+            let told = self.fire_at(change.path.as_str(), change);
+            if self.recursive > 0 && change.kind != EventKind::NodeChildrenChanged {
+                self.fire_above(change, told);
+            }
         }
     }
 
@@ -341,48 +345,57 @@ impl WatchTable {
             let path = ZnodePath::from_shared(path.clone());
             let kind = EventKind::NodeChildrenChanged;
             let change = Change { zxid, kind, path };
-            self.fire_at(parent, &change, kind, &mut Vec::new());
+            self.fire_at(parent, &change);
         }
     }
 
     /// Reports losses to watchers that have room again.
-    pub(crate) fn report_missed(&self) {
+    pub(crate) fn report_missed(&mut self) {
         for queue in self.queues.values() {
-            queue.report_lost(&mut queue.lost.lock());
+            queue.report_lost(&mut self.wakers);
         }
     }
 
     /// Puts in an event that a watcher has missed.
-    pub(crate) fn deliver(queue: &WatchQueue, event: WatchEvent) {
+    pub(crate) fn deliver(&mut self, queue: &WatchQueue, event: WatchEvent) {
         let zxid = event.zxid;
-        queue.push(Event::Changed(event), zxid);
+        queue.push(Event::Changed(event), zxid, &mut self.wakers);
     }
 
     /// Tells a watcher of its session.
-    pub(crate) fn tell(queue: &WatchQueue, state: SessionState) {
+    pub(crate) fn tell(&mut self, queue: &WatchQueue, state: SessionState) {
         if state.is_final() {
-            queue.push_end(state);
+            queue.push_end(state, &mut self.wakers);
         } else {
-            queue.push(Event::Session(state), Zxid(0));
+            queue.push(Event::Session(state), Zxid(0), &mut self.wakers);
         }
     }
 
-    /// Fires the watches set on `at` itself. A watcher is told once, though it has several.
-    fn fire_at(&mut self, at: &str, change: &Change, kind: EventKind, told: &mut Vec<u64>) {
+    /// Those who wait for what was put in, for whoever unlocks the table.
+    pub(super) fn take_wakers(&mut self) -> Vec<Waker> {
+        std::mem::take(&mut self.wakers)
+    }
+
+    /// Fires the watches set on `at` itself. A watcher is told once, though it has several. Returns
+    /// those who were told, sorted.
+    fn fire_at(&mut self, at: &str, change: &Change) -> Vec<u64> {
+        let mut told = Vec::new();
         let Some(watches) = self.paths.get_mut(at) else {
-            return;
+            return told;
         };
         let mut fired = Vec::new();
         for (&(watcher, watch), &read) in &watches.watches {
-            if concerns(watch, kind) && change.zxid > read {
-                if !told.contains(&watcher) {
+            if concerns(watch, change.kind) && change.zxid > read {
+                // The watches of one watcher stand together.
+                if told.last() != Some(&watcher) {
                     told.push(watcher);
                     let event = WatchEvent {
-                        kind,
+                        kind: change.kind,
                         path: change.path.clone(),
                         zxid: change.zxid,
                     };
-                    self.queues[&watcher].push(Event::Changed(event), change.zxid);
+                    let queue = &self.queues[&watcher];
+                    queue.push(Event::Changed(event), change.zxid, &mut self.wakers);
                 }
                 if matches!(watch, WatchKind::Data | WatchKind::Children) {
                     fired.push((watcher, watch));
@@ -399,27 +412,34 @@ impl WatchTable {
         for (watcher, _) in fired {
             self.unlink(watcher, at);
         }
+        told
     }
 
-    /// Fires the recursive watches set above the changed znode.
-    fn fire_above(&mut self, change: &Change, told: &mut Vec<u64>) {
+    /// Fires the recursive watches set above the changed znode, but for those who were `told`, sorted.
+    fn fire_above(&mut self, change: &Change, mut told: Vec<u64>) {
         let mut at = change.path.parent();
         while let Some(ancestor) = at {
+            let mut told_here = Vec::new();
             if let Some(watches) = self.paths.get(ancestor) {
                 for (&(watcher, watch), &read) in &watches.watches {
                     if watch == WatchKind::PersistentRecursive
                         && change.zxid > read
-                        && !told.contains(&watcher)
+                        && told.binary_search(&watcher).is_err()
                     {
-                        told.push(watcher);
+                        told_here.push(watcher);
                         let event = WatchEvent {
                             kind: change.kind,
                             path: change.path.clone(),
                             zxid: change.zxid,
                         };
-                        self.queues[&watcher].push(Event::Changed(event), change.zxid);
+                        let queue = &self.queues[&watcher];
+                        queue.push(Event::Changed(event), change.zxid, &mut self.wakers);
                     }
                 }
+            }
+            if !told_here.is_empty() {
+                told.extend(told_here);
+                told.sort_unstable();
             }
             at = path::parent(ancestor);
         }
@@ -560,6 +580,29 @@ mod tests {
     }
 
     #[test]
+    fn a_watcher_on_several_levels_is_told_once_and_every_watcher_is_told() {
+        let mut table = WatchTable::default();
+        let queues: Vec<_> = (0..20)
+            .map(|_| table.add_watcher(SessionId(1), 8))
+            .collect();
+        let recursive = WatchKind::PersistentRecursive;
+        for (number, queue) in queues.iter().enumerate() {
+            // Some on each level, and many on two or three.
+            for (level, path) in ["/p/c/d", "/p/c", "/p"].iter().enumerate() {
+                if number % (level + 2) == 0 || number % 5 == level {
+                    table.add(queue, &znode(path), recursive, Zxid(1));
+                }
+            }
+            table.add(queue, &znode("/p"), WatchKind::Data, Zxid(1));
+            table.add(queue, &znode("/"), recursive, Zxid(1));
+        }
+        table.fire(&[change(2, EventKind::NodeDataChanged, "/p/c/d")]);
+        for queue in &queues {
+            assert_eq!(heard(queue), ["NodeDataChanged /p/c/d @2"]);
+        }
+    }
+
+    #[test]
     fn scenario_11_b_an_overflow_is_one_explicit_event_and_names_the_first_loss() {
         // etcd #17529 and #18089: a slow watcher lost events under load, and never heard of it.
         let mut table = WatchTable::default();
@@ -602,7 +645,7 @@ mod tests {
             change(2, EventKind::NodeDataChanged, "/a"),
             change(3, EventKind::NodeDataChanged, "/a"),
         ]);
-        WatchTable::tell(&queue, SessionState::Lost);
+        table.tell(&queue, SessionState::Lost);
         assert_eq!(
             heard(&queue),
             ["NodeDataChanged /a @2", "missed from 3", "Lost"]

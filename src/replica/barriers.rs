@@ -118,6 +118,7 @@ impl OriginBarriers {
 
     /// Gives up the barriers sent before `deadline`; their waiters are queued again, to go under a
     /// fresh id. Returns the sessions of which the leader may not have heard by them.
+    #[must_use = "the host won't say again that it has heard of them"]
     pub(super) fn retry_sent_before(&mut self, deadline: Duration) -> Vec<SessionId> {
         let stale: Vec<u64> = self
             .in_flight
@@ -272,7 +273,8 @@ mod tests {
         let mut barriers = OriginBarriers::new(7);
         barriers.push(waiter(1, 1));
         let first = barriers.launch(Duration::ZERO, vec![]);
-        barriers.retry_sent_before(Duration::from_millis(1));
+        let unheard = barriers.retry_sent_before(Duration::from_millis(1));
+        assert!(unheard.is_empty());
         let second = barriers.launch(Duration::from_millis(1), vec![]);
         assert_ne!(first, second);
         assert!(barriers.confirm(first, 5).is_none());

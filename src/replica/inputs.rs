@@ -2,6 +2,7 @@
 //!
 //! Plain data; what is made of it stands in the parent.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -38,6 +39,8 @@ pub(crate) struct ReplicaOptions {
     pub election_timeout: Duration,
     /// The most writes that one session may have unanswered.
     pub session_writes_max: usize,
+    /// The most reads of one session that may wait for its writes.
+    pub session_reads_max: usize,
     /// The most barriers and linearizable reads that may wait.
     pub barriers_max: usize,
     /// The most sessions attached here.
@@ -87,11 +90,14 @@ pub(crate) enum Input {
         attachment: u32,
         op: Bytes,
     },
-    /// Close a session that nobody can use any more, however many of its writes are unanswered.
+    /// Nobody waits any more for the sessions that these calls have asked for.
+    Withdraw { tickets: BTreeSet<Ticket> },
+    /// Nobody at this node can use a session any more, however many of its writes are unanswered.
     Abandon {
         ticket: Ticket,
         session: SessionId,
         attachment: u32,
+        abandonment: Abandonment,
     },
     /// A read that must see its session's earlier writes, which may be under way.
     Read {
@@ -130,6 +136,15 @@ pub(crate) enum Input {
         offset: u64,
         outcome: Staged,
     },
+}
+
+/// What becomes of a session that nobody at its node can use any more.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Abandonment {
+    /// Nobody elsewhere can, either: it is closed.
+    Close,
+    /// Whoever has its credentials may attach it: it is left to its silence.
+    Leave,
 }
 
 /// What staging a piece of a snapshot came to.

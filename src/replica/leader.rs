@@ -75,7 +75,8 @@ impl Replica {
             .state
             .sessions()
             .map(|(id, session)| (id, Duration::from_millis(session.timeout_ms.into())));
-        self.leadership.tracker.restart(sessions, now);
+        let stall = self.options.election_timeout;
+        self.leadership.tracker.restart(sessions, now, stall);
     }
 
     /// Our term is over.
@@ -211,10 +212,7 @@ impl Replica {
             return;
         }
         let now = self.now.monotonic;
-        let overdue = self
-            .leadership
-            .tracker
-            .overdue(now, self.options.election_timeout);
+        let overdue = self.leadership.tracker.overdue(now);
         if !overdue.is_empty() && !self.leadership.barriers.expiry_under_way() {
             self.leadership.barriers.push(Asker::Expiry);
         }
@@ -228,11 +226,7 @@ impl Replica {
     fn expire_overdue(&mut self) {
         let now = self.now.monotonic;
         let retry_at = now + self.options.election_timeout;
-        for session in self
-            .leadership
-            .tracker
-            .overdue(now, self.options.election_timeout)
-        {
+        for session in self.leadership.tracker.overdue(now) {
             self.leadership.tracker.expire(session, retry_at);
             if let Some(silent) = self.state.session(session) {
                 let attachment = silent.attachment;

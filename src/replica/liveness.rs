@@ -126,20 +126,8 @@ impl Replica {
                 ticket: waiter.ticket,
                 read: waiter.read,
             };
-            let session = waiter.session;
-            match self
-                .origin
-                .session_mut(session)
-                .map(|local| local.defer(read))
-            {
-                // It waits for its session's own writes, which it must see.
-                Some(Ok(())) => {}
-                Some(Err(read)) => self.answer_read(session, read),
-                None => {
-                    let error = Error::SessionExpired { session };
-                    self.answer(waiter.ticket, Answer::Failed(error));
-                }
-            }
+            // Its session's own writes it must see as well.
+            self.read_behind_writes(waiter.session, read);
         }
     }
 

@@ -6,7 +6,7 @@
 //! applied. A repeated request may have been carried out by an earlier leader: where what it asks for
 //! is so already, it is done. (Should another operator have undone it meanwhile, it is done again.)
 //! The invariant: a request is answered with success only when the change was committed, and with an
-//! error only when it was not begun.
+//! error only when it was not begun; but a transfer of leadership that took too long may still succeed.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use super::membership_message::{
     Join, JoinOutcome, JoinReply, MembershipAsk, MembershipReply, MembershipRequest,
 };
 use super::{Answer, Failure, NodeEvent, Output, PeerMessage, Replica, Ticket};
-use crate::consensus::{MembershipChange, ProposeError};
+use crate::consensus::{MembershipChange, PeerProgress, ProposeError};
 use crate::error::Error;
 use crate::ids::NodeId;
 use crate::storage::Configuration;
@@ -99,12 +99,6 @@ impl Membership {
             }
         }
     }
-}
-
-pub(super) fn is_member(configuration: &Configuration, node: NodeId) -> bool {
-    configuration.voters.contains(&node)
-        || configuration.voters_outgoing.contains(&node)
-        || configuration.learners.contains(&node)
 }
 
 impl Replica {
@@ -257,7 +251,7 @@ impl Replica {
             Plan::HandOver => {
                 if let Some(to) = self.successor() {
                     // Whoever leads next is asked again.
-                    let _ = self.core.transfer_leadership(to);
+                    let _ = self.core.transfer_leadership(to.node);
                     self.pump();
                 }
             }
@@ -334,7 +328,7 @@ impl Replica {
                 Ok(()) => Plan::Change(vec![MembershipChange::AddVoter(node)]),
                 Err(error) => Plan::Refuse(error),
             },
-            MembershipRequest::Remove(node) if !is_member(members, node) => {
+            MembershipRequest::Remove(node) if !members.is_member(node) => {
                 if ask.repeated {
                     Plan::Done
                 } else {
@@ -349,7 +343,7 @@ impl Replica {
                 Ok(()) if node == me => Plan::HandOver,
                 Ok(()) => Plan::Change(vec![MembershipChange::Remove(node)]),
             },
-            MembershipRequest::Replace { old, new } if !is_member(members, old) && votes(new) => {
+            MembershipRequest::Replace { old, new } if !members.is_member(old) && votes(new) => {
                 already(format!("node {new} has node {old}'s place already"))
             }
             MembershipRequest::Replace { old, new } if votes(new) => {
@@ -377,7 +371,7 @@ impl Replica {
                 ]),
             },
             MembershipRequest::Transfer(to) if to == me => Plan::Done,
-            MembershipRequest::Transfer(to) if !is_member(members, to) => {
+            MembershipRequest::Transfer(to) if !members.is_member(to) => {
                 Plan::Refuse(Error::NotAMember { node: to })
             }
             MembershipRequest::Transfer(to) if !votes(to) => Plan::Refuse(Error::BadArguments {
@@ -464,14 +458,14 @@ impl Replica {
     }
 
     /// The other voter that is furthest among those that are there.
-    fn successor(&self) -> Option<NodeId> {
+    pub(super) fn successor(&self) -> Option<PeerProgress> {
         let voters = &self.configuration.voters;
         let progress = self.core.progress();
         let others = progress
             .iter()
             .filter(|other| voters.contains(&other.node) && !self.is_silent(other.node));
         let best = others.max_by_key(|other| (other.matched, std::cmp::Reverse(other.node)));
-        best.map(|other| other.node)
+        best.copied()
     }
 
     fn reply_membership(
@@ -503,7 +497,7 @@ impl Replica {
     pub(super) fn hear(&mut self, from: NodeId) {
         self.membership.inquire_at = self.now.monotonic + self.silence_max();
         // Strangers are not remembered, however many there are.
-        if is_member(&self.configuration, from) {
+        if self.configuration.is_member(from) {
             self.membership.heard.insert(from, self.now.monotonic);
         }
     }
@@ -521,12 +515,12 @@ impl Replica {
             .events
             .push(NodeEvent::MembershipChanged(members.clone()));
         let me = self.options.id;
-        if is_member(&before, me) && !is_member(&members, me) {
+        if before.is_member(me) && !members.is_member(me) {
             self.membership.removed = true;
         }
         self.membership
             .heard
-            .retain(|&node, _| is_member(&members, node));
+            .retain(|&node, _| members.is_member(node));
         self.forget_rules_of_strangers();
         let change = self
             .membership
@@ -548,8 +542,8 @@ impl Replica {
 
     /// Tells a node that behaves as a member but is none, as far as we have applied the log.
     pub(super) fn tell_stranger(&mut self, from: NodeId) {
-        if !is_member(&self.configuration, from)
-            && is_member(&self.configuration, self.options.id)
+        if !self.configuration.is_member(from)
+            && self.configuration.is_member(self.options.id)
             && self.status.leader != Some(from)
         {
             let index = self.applied_index;
@@ -584,8 +578,8 @@ impl Replica {
     /// no member any more.
     pub(super) fn on_not_member(&mut self, from: NodeId, index: u64) {
         if index > self.applied_index
-            && is_member(&self.configuration, from)
-            && is_member(&self.configuration, self.options.id)
+            && self.configuration.is_member(from)
+            && self.configuration.is_member(self.options.id)
         {
             self.membership.removed = true;
             self.leave_if_removed();
@@ -616,7 +610,7 @@ impl Replica {
         }
         let outcome = if join.name != self.options.cluster_name {
             JoinOutcome::OtherName
-        } else if is_member(&self.configuration, join.node) {
+        } else if self.configuration.is_member(join.node) {
             JoinOutcome::Member
         } else {
             JoinOutcome::Welcome(self.options.cluster)

@@ -12,6 +12,7 @@
 
 mod apply;
 mod barriers;
+mod disk;
 mod inputs;
 mod leader;
 mod liveness;
@@ -22,6 +23,8 @@ mod origin;
 mod outputs;
 mod rules;
 mod snapshots;
+#[cfg(test)]
+mod tests;
 mod tracker;
 mod transfer;
 #[cfg(any(test, feature = "testing"))]
@@ -32,7 +35,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-pub(crate) use inputs::{Input, ReceivedSnapshot, ReplicaOptions, Staged, Ticket};
+pub(crate) use inputs::{Abandonment, Input, ReceivedSnapshot, ReplicaOptions, Staged, Ticket};
 pub(crate) use membership_message::{
     Join, JoinOutcome, JoinReply, MembershipRequest, NAME_BYTES_MAX,
 };
@@ -48,7 +51,7 @@ pub(crate) use witness::{AppliedEntry, AppliedWrite, Witness};
 
 use barriers::{OriginBarriers, Waiter};
 use leader::Leadership;
-use origin::{DeferredRead, Origin};
+use origin::{Deferral, DeferredRead, Origin};
 
 use crate::clock::Now;
 use crate::consensus::{Consensus, ConsensusStatus, PeerProgress, StepError};
@@ -58,6 +61,10 @@ use crate::op::{Keeper, Op, Password};
 use crate::proto::{self, records::RequestRecord};
 use crate::state::{Frozen, State};
 use crate::storage::{Configuration, SnapshotMeta};
+
+/// For how many election timeouts the opening of a session that was withdrawn is remembered, in case it
+/// comes: its session is closed then. After that, silence ends it.
+const WITHDRAWN: u32 = 10;
 
 /// See the module's text.
 pub(crate) struct Replica {
@@ -76,6 +83,7 @@ pub(crate) struct Replica {
     liveness: liveness::Liveness,
     snapshots: snapshots::Snapshots,
     membership: membership::Membership,
+    disk: disk::Disk,
     outputs: VecDeque<Output>,
     effects: Effects,
     next_core_tick: Duration,
@@ -105,6 +113,7 @@ impl Replica {
             liveness: liveness::Liveness::default(),
             snapshots: snapshots::Snapshots::new(options.boot_nonce),
             membership: membership::Membership::new(options.boot_nonce),
+            disk: disk::Disk::default(),
             outputs: VecDeque::new(),
             effects: Effects::default(),
             // Nothing yet, so that a core that leads from its start is seen to begin a term.
@@ -180,11 +189,16 @@ impl Replica {
                     local.heard = true;
                 }
             }
+            Input::Withdraw { tickets } => {
+                let forgotten = self.origin.withdraw(&tickets, now.monotonic);
+                self.answer_forgotten(forgotten);
+            }
             Input::Abandon {
                 ticket,
                 session,
                 attachment,
-            } => self.abandon(ticket, session, attachment),
+                abandonment,
+            } => self.abandon(ticket, (session, attachment), abandonment),
             Input::Read {
                 ticket,
                 session,
@@ -214,6 +228,7 @@ impl Replica {
             ),
             Input::Membership { ticket, request } => self.ask_membership(ticket, request),
             Input::Persisted { number } => {
+                self.disk.persisted(number);
                 self.core.persisted(number);
                 self.pump();
             }
@@ -281,7 +296,7 @@ impl Replica {
 
     /// Whether this node takes part, as of the applied index.
     pub(crate) fn is_member(&self) -> bool {
-        membership::is_member(&self.configuration, self.options.id)
+        self.configuration.is_member(self.options.id)
     }
 
     /// How far a leader knows the others to be; empty on every other node.
@@ -321,6 +336,10 @@ impl Replica {
     pub(crate) fn stop(&mut self, error: &Error) -> Effects {
         self.failed = true;
         let stopped = || Answer::Failed(error.clone());
+        let unknown = || {
+            let reason = "the node stopped";
+            Answer::Failed(Error::OutcomeUnknown { reason })
+        };
         self.end_membership(error);
         let (sessions, openings) = self.origin.take_all();
         for (session, local) in sessions {
@@ -330,18 +349,17 @@ impl Replica {
                 event: SessionEvent::Lost,
             });
             for (ticket, maybe_happened) in local.into_ends() {
-                let answer = if maybe_happened {
-                    Answer::Failed(Error::OutcomeUnknown {
-                        reason: "the node stopped",
-                    })
-                } else {
-                    stopped()
-                };
+                let answer = if maybe_happened { unknown() } else { stopped() };
                 self.effects.answers.push((ticket, answer));
             }
         }
         for opening in openings {
-            self.effects.answers.push((opening.ticket, stopped()));
+            let answer = if opening.ever_sent {
+                unknown()
+            } else {
+                stopped()
+            };
+            self.effects.answers.push((opening.ticket, answer));
         }
         for waiter in self.barriers.take_all() {
             self.effects.answers.push((waiter.ticket, stopped()));
@@ -388,23 +406,61 @@ impl Replica {
         }
     }
 
-    fn abandon(&mut self, ticket: Ticket, session: SessionId, attachment: u32) {
-        match self.origin.attached(session, attachment) {
-            Err(error) => self.answer(ticket, Answer::Failed(error)),
-            Ok(_) => {
+    fn abandon(
+        &mut self,
+        ticket: Ticket,
+        (session, attachment): (SessionId, u32),
+        abandonment: Abandonment,
+    ) {
+        if let Err(error) = self.origin.attached(session, attachment) {
+            return self.answer(ticket, Answer::Failed(error));
+        }
+        match abandonment {
+            Abandonment::Close => {
                 let op = proto::encode_op(&Op::CloseSession);
                 self.origin.push_write(session, ticket, op);
             }
+            Abandonment::Leave => {
+                let reason = "nobody waits for it";
+                self.end_session(
+                    session,
+                    SessionEvent::Left,
+                    Error::OutcomeUnknown { reason },
+                );
+                let zxid = self.state.zxid();
+                self.answer(ticket, Answer::Barrier { zxid });
+            }
+        }
+    }
+
+    /// Answers calls that nobody waits for, so that nothing of them is left.
+    fn answer_forgotten(&mut self, tickets: Vec<Ticket>) {
+        for ticket in tickets {
+            self.answer(ticket, Answer::Failed(Error::Timeout));
         }
     }
 
     fn read(&mut self, session: SessionId, attachment: u32, read: DeferredRead) {
         match self.origin.attached(session, attachment) {
             Err(error) => self.answer(read.ticket, Answer::Failed(error)),
-            Ok(local) => {
-                if let Err(read) = local.defer(read) {
-                    self.answer_read(session, read);
-                }
+            Ok(_) => self.read_behind_writes(session, read),
+        }
+    }
+
+    /// Answers a read of a session here when the writes that were called before it are applied.
+    fn read_behind_writes(&mut self, session: SessionId, read: DeferredRead) {
+        let limit = self.options.session_reads_max;
+        let Some(local) = self.origin.session_mut(session) else {
+            let error = Error::SessionExpired { session };
+            return self.answer(read.ticket, Answer::Failed(error));
+        };
+        match local.defer(read, limit) {
+            Deferral::Waits => {}
+            Deferral::Nothing(read) => self.answer_read(session, read),
+            Deferral::Full(read) => {
+                let queue = "reads behind the session's writes";
+                let full = Error::Overloaded { queue, limit };
+                self.answer(read.ticket, Answer::Failed(full));
             }
         }
     }
@@ -519,13 +575,17 @@ impl Replica {
             return;
         }
         self.pump();
+        self.tick_disk();
         let retry_before = now.saturating_sub(self.options.election_timeout);
         if std::mem::take(&mut self.resend_at_tick) {
             self.origin.resend_all();
         } else if !self.leads() {
             self.origin.resend_sent_before(retry_before);
         }
-        self.barriers.retry_sent_before(retry_before);
+        let withdrawn_before = now.saturating_sub(self.options.election_timeout * WITHDRAWN);
+        let forgotten = self.origin.forget_withdrawn_before(withdrawn_before);
+        self.answer_forgotten(forgotten);
+        self.retry_barriers(retry_before);
         self.tick_membership();
         self.tick_liveness();
         self.tick_leader();
@@ -550,6 +610,7 @@ impl Replica {
                 self.begin_transfer(send);
             }
             let publish = ready.install.and_then(|meta| self.install(meta));
+            self.disk.gave_out(ready.number, &ready.write);
             self.outputs.push_back(Output::Write {
                 number: ready.number,
                 publish,

@@ -22,6 +22,16 @@ pub(super) struct DeferredRead {
     pub read: Option<ReadOp>,
 }
 
+/// What becomes of a read that may have writes to wait for.
+#[derive(Debug)]
+pub(super) enum Deferral {
+    Waits,
+    /// There is nothing to wait for.
+    Nothing(DeferredRead),
+    /// Too many wait.
+    Full(DeferredRead),
+}
+
 /// A write that isn't answered yet.
 #[derive(Debug)]
 struct PendingWrite {
@@ -49,6 +59,8 @@ pub(super) struct LocalSession {
     /// Whether the host has heard of its client since it was last named to the leader.
     pub heard: bool,
     pending: VecDeque<PendingWrite>,
+    /// How many reads wait for those.
+    deferred: usize,
     /// The sequence of the next write.
     next_sequence: u64,
     /// All up to this one have been sent to the present leader.
@@ -68,6 +80,12 @@ pub(super) struct Opening {
     pub keeper: Keeper,
     request: RequestRecord,
     sent_at: Option<Duration>,
+    /// It was sent to some leader: it may be in the log.
+    pub ever_sent: bool,
+    /// Nobody has waited for it since then: it is not sent again.
+    withdrawn_at: Option<Duration>,
+    /// Openings are sent in the order in which they were called.
+    number: u64,
 }
 
 /// How long after a confirmed touch a session is certain to live: fifteen sixteenths of its timeout,
@@ -83,6 +101,7 @@ pub(super) struct Origin {
     /// By password, which each session has its own of, and the attempt's nonce where it is to be
     /// attached.
     openings: BTreeMap<(Password, Option<u64>), Opening>,
+    next_opening: u64,
     /// Sessions with writes that are not sent yet, in the order in which they came.
     unsent: VecDeque<SessionId>,
     unsent_set: BTreeSet<SessionId>,
@@ -160,7 +179,11 @@ impl Origin {
             keeper,
             request,
             sent_at: None,
+            ever_sent: false,
+            withdrawn_at: None,
+            number: self.next_opening,
         };
+        self.next_opening += 1;
         self.openings_unsent = true;
         self.openings.insert((password, nonce), opening);
     }
@@ -172,6 +195,34 @@ impl Origin {
         nonce: Option<u64>,
     ) -> Option<Opening> {
         self.openings.remove(&(password, nonce))
+    }
+
+    /// Nobody waits any more for what was asked for by these calls. What no leader was asked for is
+    /// forgotten, and its tickets returned; the rest may come, but is not asked for again.
+    pub(super) fn withdraw(&mut self, tickets: &BTreeSet<Ticket>, now: Duration) -> Vec<Ticket> {
+        self.forget_openings(|opening| {
+            if tickets.contains(&opening.ticket) {
+                opening.withdrawn_at.get_or_insert(now);
+            }
+            opening.withdrawn_at.is_some() && !opening.ever_sent
+        })
+    }
+
+    /// Forgets what was withdrawn before `deadline` and has not come.
+    pub(super) fn forget_withdrawn_before(&mut self, deadline: Duration) -> Vec<Ticket> {
+        self.forget_openings(|opening| opening.withdrawn_at.is_some_and(|at| at < deadline))
+    }
+
+    fn forget_openings(&mut self, mut forgets: impl FnMut(&mut Opening) -> bool) -> Vec<Ticket> {
+        let mut forgotten = Vec::new();
+        self.openings.retain(|_, opening| {
+            let forgets = forgets(opening);
+            if forgets {
+                forgotten.push(opening.ticket);
+            }
+            !forgets
+        });
+        forgotten
     }
 
     /// A session is attached here from now on. Returns what an earlier attachment had pending: those
@@ -195,6 +246,7 @@ impl Origin {
             keeper,
             heard: false,
             pending: VecDeque::new(),
+            deferred: 0,
             next_sequence: sequence + 1,
             sent_through: sequence,
             ever_sent_through: sequence,
@@ -229,11 +281,13 @@ impl Origin {
     pub(super) fn take_unsent(&mut self, now: Duration) -> Vec<RequestRecord> {
         let mut requests = Vec::new();
         if std::mem::take(&mut self.openings_unsent) {
-            for opening in self.openings.values_mut() {
-                if opening.sent_at.is_none() {
-                    opening.sent_at = Some(now);
-                    requests.push(opening.request.clone());
-                }
+            let all = self.openings.values_mut();
+            let mut unsent: Vec<_> = all.filter(|opening| opening.sent_at.is_none()).collect();
+            unsent.sort_unstable_by_key(|opening| opening.number);
+            for opening in unsent {
+                opening.sent_at = Some(now);
+                opening.ever_sent = true;
+                requests.push(opening.request.clone());
             }
         }
         self.unsent_set.clear();
@@ -253,9 +307,11 @@ impl Origin {
     /// All that is pending may be lost (a new leader, a proposal dropped): send it again.
     pub(super) fn resend_all(&mut self) {
         for opening in self.openings.values_mut() {
-            opening.sent_at = None;
+            if opening.withdrawn_at.is_none() {
+                opening.sent_at = None;
+                self.openings_unsent = true;
+            }
         }
-        self.openings_unsent = !self.openings.is_empty();
         for id in self.ids() {
             self.resend(id);
         }
@@ -274,7 +330,8 @@ impl Origin {
     /// Sends again what was sent before `deadline` and has not moved since.
     pub(super) fn resend_sent_before(&mut self, deadline: Duration) {
         for opening in self.openings.values_mut() {
-            if opening.sent_at.is_some_and(|at| at < deadline) {
+            let stuck = opening.sent_at.is_some_and(|at| at < deadline);
+            if stuck && opening.withdrawn_at.is_none() {
                 opening.sent_at = None;
                 self.openings_unsent = true;
             }
@@ -316,14 +373,17 @@ impl LocalSession {
         self.pending.len()
     }
 
-    /// Whether a read called now has writes to wait for.
-    pub(super) fn defer(&mut self, read: DeferredRead) -> Result<(), DeferredRead> {
+    /// Lets a read called now wait for the writes before it, unless there are none, or `limit` reads
+    /// wait already.
+    pub(super) fn defer(&mut self, read: DeferredRead, limit: usize) -> Deferral {
         match self.pending.back_mut() {
+            None => Deferral::Nothing(read),
+            Some(_) if self.deferred >= limit => Deferral::Full(read),
             Some(last) => {
                 last.reads.push(read);
-                Ok(())
+                self.deferred += 1;
+                Deferral::Waits
             }
-            None => Err(read),
         }
     }
 
@@ -339,6 +399,7 @@ impl LocalSession {
             return None;
         }
         let write = self.pending.pop_front().expect("it was just seen");
+        self.deferred -= write.reads.len();
         self.progress_at = now;
         self.sent_through = self.sent_through.max(sequence);
         let answer = Answer::Write { zxid, outcome };
@@ -515,9 +576,11 @@ mod tests {
             ticket: Ticket(ticket),
             read: None,
         };
-        assert!(origin.attached(SESSION, 1).unwrap().defer(read(9)).is_err());
+        let session = origin.attached(SESSION, 1).unwrap();
+        assert!(matches!(session.defer(read(9), 1), Deferral::Nothing(_)));
         push(&mut origin, 1);
-        assert!(origin.attached(SESSION, 1).unwrap().defer(read(2)).is_ok());
+        let session = origin.attached(SESSION, 1).unwrap();
+        assert!(matches!(session.defer(read(2), 1), Deferral::Waits));
         push(&mut origin, 3);
         let session = origin.attached(SESSION, 1).unwrap();
         let (_, reads) = session

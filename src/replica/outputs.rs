@@ -190,4 +190,6 @@ pub(crate) enum SessionEvent {
     Moved,
     /// It was closed.
     Closed,
+    /// Nobody here can use it, and it is left to its silence.
+    Left,
 }

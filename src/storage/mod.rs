@@ -109,6 +109,15 @@ pub struct Configuration {
     pub auto_leave: bool,
 }
 
+impl Configuration {
+    /// Whether it names this node, as a voter or a learner.
+    pub(crate) fn is_member(&self, node: NodeId) -> bool {
+        [&self.voters, &self.voters_outgoing, &self.learners]
+            .into_iter()
+            .any(|list| list.contains(&node))
+    }
+}
+
 /// What a snapshot stands for: the log up to and including `index`.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct SnapshotMeta {

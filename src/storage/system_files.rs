@@ -21,21 +21,39 @@ pub(super) struct SystemFiles;
 const LOCK_TRIES: u32 = 20;
 const LOCK_PAUSE: Duration = Duration::from_millis(10);
 
+impl SystemFiles {
+    /// Makes the name of a directory durable.
+    fn sync_name(&self, dir: &Path) -> io::Result<()> {
+        match dir.parent() {
+            Some(parent) if parent.as_os_str().is_empty() => self.sync_dir(Path::new(".")),
+            Some(parent) => self.sync_dir(parent),
+            None => Ok(()),
+        }
+    }
+}
+
 impl Files for SystemFiles {
+    /// A directory that is there already may have been made by somebody who didn't sync its name, or by a
+    /// process of ours that was ended in between.
     fn create_dir(&self, dir: &Path) -> io::Result<()> {
-        let missing: Vec<&Path> = dir
+        let (missing, there): (Vec<&Path>, Vec<&Path>) = dir
             .ancestors()
-            .take_while(|ancestor| !ancestor.as_os_str().is_empty() && !ancestor.exists())
-            .collect();
+            .filter(|ancestor| !ancestor.as_os_str().is_empty())
+            .partition(|ancestor| !ancestor.exists());
         fs::create_dir_all(dir)?;
         for made in missing {
-            match made.parent() {
-                Some(parent) if parent.as_os_str().is_empty() => self.sync_dir(Path::new("."))?,
-                Some(parent) => self.sync_dir(parent)?,
-                None => {}
-            }
+            self.sync_name(made)?;
         }
-        Ok(())
+        let synced = there.first().map_or(Ok(()), |dir| self.sync_name(dir));
+        synced.or_else(|error| match error.kind() {
+            // Its parent is another user's, or a file system's that can't be written to or synced: then
+            // it is not one of ours.
+            io::ErrorKind::PermissionDenied
+            | io::ErrorKind::ReadOnlyFilesystem
+            | io::ErrorKind::InvalidInput
+            | io::ErrorKind::Unsupported => Ok(()),
+            _ => Err(error),
+        })
     }
 
     fn lock(&self, path: &Path) -> io::Result<Option<Box<dyn Any + Send + Sync>>> {

@@ -136,11 +136,6 @@ pub(super) fn configuration_fault(state: &ConfState) -> Option<&'static str> {
     None
 }
 
-/// Whether the node takes part, with a vote or without.
-pub(super) fn is_member(configuration: &Configuration, node: NodeId) -> bool {
-    members(configuration).any(|member| member == node)
-}
-
 /// Everybody who takes part, some of them twice.
 pub(super) fn members(configuration: &Configuration) -> impl Iterator<Item = NodeId> {
     [

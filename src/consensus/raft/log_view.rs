@@ -163,10 +163,9 @@ impl LogView {
         before: &Configuration,
         after: &Configuration,
     ) {
-        self.added
-            .retain(|&node, _| convert::is_member(after, node));
+        self.added.retain(|&node, _| after.is_member(node));
         for node in convert::members(after) {
-            if !convert::is_member(before, node) {
+            if !before.is_member(node) {
                 self.added.insert(node, index);
             }
         }
@@ -398,8 +397,7 @@ impl raft::Storage for LogView {
             }
         };
         // A node refuses a snapshot whose configuration doesn't name it.
-        let names_receiver =
-            NodeId::new(to).is_some_and(|to| convert::is_member(&meta.configuration, to));
+        let names_receiver = NodeId::new(to).is_some_and(|to| meta.configuration.is_member(to));
         // Nor does it want the state of a former life under the same id: it would follow the log up to
         // its removal.
         let added = NodeId::new(to).and_then(|to| self.added.get(&to).copied());

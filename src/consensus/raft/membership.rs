@@ -6,7 +6,6 @@
 use protobuf::Message as _;
 use raft::eraftpb::{ConfChangeSingle, ConfChangeType, ConfChangeV2};
 
-use super::convert;
 use crate::NodeId;
 use crate::consensus::{MembershipChange, ProposeError};
 use crate::proto;
@@ -90,7 +89,7 @@ fn check_step(configuration: &Configuration, step: &MembershipChange) -> Result<
         MembershipChange::AddVoter(node) if configuration.voters.contains(&node) => {
             Err(format!("node {node} is a voter already"))
         }
-        MembershipChange::Remove(node) if !convert::is_member(configuration, node) => {
+        MembershipChange::Remove(node) if !configuration.is_member(node) => {
             Err(format!("node {node} is not a member"))
         }
         _ => Ok(()),

@@ -67,7 +67,7 @@ impl RaftCore {
     fn admit_heartbeat(&self, message: &Message) -> Result<Admission, StepError> {
         let last_index = self.node.raft.raft_log.last_index();
         if message.commit > last_index {
-            if !convert::is_member(&self.configuration, self.id) {
+            if !self.configuration.is_member(self.id) {
                 // It waits to be added and holds nothing yet. A message that comes late may speak of what it
                 // held under this id before it was removed.
                 return Ok(Admission::Drop);
