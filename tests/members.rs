@@ -225,6 +225,39 @@ fn a_joining_node_that_cannot_start_stops_its_transport() {
 }
 
 #[test]
+fn a_node_may_be_added_before_it_is_started() {
+    // It was refused, as if it had lost its disk: whoever was quick with `add_learner` had to remove it again.
+    let mut cluster = Cluster::new(3);
+    let here = cluster.leader();
+    insist(|| cluster.node(here).add_learner(node_id(4)).within()).unwrap();
+    cluster.join(4);
+    let members = insist(|| cluster.node(here).promote(node_id(4)).within()).unwrap();
+    assert_eq!(voters(&members), [1, 2, 3, 4]);
+}
+
+#[test]
+fn a_learner_that_lost_its_disk_is_refused_as_a_voter_is() {
+    let mut cluster = Cluster::new(3);
+    let here = cluster.leader();
+    cluster.join(4);
+    insist(|| cluster.node(here).add_learner(node_id(4)).within()).unwrap();
+    // What it has acknowledged is known.
+    let acknowledged = |status: &quorate::NodeStatus| {
+        let found = status.members.iter().find(|member| member.id == node_id(4));
+        found.is_some_and(|member| member.lag == Some(0))
+    };
+    let leader = cluster.node(here);
+    leader.wait_for(PATIENCE, acknowledged).unwrap();
+    cluster.stop(4);
+    cluster.give_empty_disk(4);
+    let error = cluster.try_start(4).unwrap_err();
+    assert!(
+        matches!(&error, StartError::Join(JoinError::Member { node }) if *node == node_id(4)),
+        "{error}"
+    );
+}
+
+#[test]
 fn a_voter_that_lost_its_disk_is_refused_until_it_is_removed() {
     // It may have voted, or acknowledged what nobody else has: back under its id it would be a second
     // node of that name.

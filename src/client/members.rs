@@ -16,7 +16,8 @@ use crate::node::{Call, Command, Members, MembershipRequest, Node, NodeHandle};
 /// added itself answers [`Error::NotAMember`](crate::Error).
 impl Node {
     /// Lets a node have the log, without a vote: it serves reads, watches and sessions, and no write
-    /// waits for it. The node is started with [`NodeBuilder::join`](crate::NodeBuilder::join) before.
+    /// waits for it. The node is started with [`NodeBuilder::join`](crate::NodeBuilder::join), before or soon
+    /// after.
     ///
     /// # Errors
     /// [`Error::BadArguments`](crate::Error) where it is a member already.

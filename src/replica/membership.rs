@@ -610,10 +610,14 @@ impl Replica {
         }
         let outcome = if join.name != self.options.cluster_name {
             JoinOutcome::OtherName
-        } else if self.configuration.is_member(join.node) {
-            JoinOutcome::Member
-        } else {
+        } else if !self.configuration.is_member(join.node) {
             JoinOutcome::Welcome(self.options.cluster)
+        } else if !self.is_awaited(join.node) {
+            JoinOutcome::Member
+        } else if self.would_have_heard(join.node) {
+            JoinOutcome::Welcome(self.options.cluster)
+        } else {
+            return;
         };
         let reply = JoinReply {
             nonce: join.nonce,
@@ -621,6 +625,18 @@ impl Replica {
             outcome,
         };
         self.pass_join_reply(via, reply);
+    }
+
+    /// Whether a learner was added that may have yet to come: as far as this leader knows it has nothing,
+    /// and so has acknowledged nothing, and voted for nobody.
+    fn is_awaited(&self, node: NodeId) -> bool {
+        self.configuration.learners.contains(&node) && self.has_nothing(node)
+    }
+
+    /// Whether this leader has led for long enough to have heard from a member that runs, and hasn't.
+    fn would_have_heard(&self, node: NodeId) -> bool {
+        let led_for = self.now.monotonic.saturating_sub(self.leadership.began_at);
+        self.is_silent(node) && led_for > self.silence_max()
     }
 
     pub(super) fn on_join_reply(&mut self, reply: JoinReply) {
