@@ -14,6 +14,7 @@ use std::time::Instant;
 
 use super::client::{ANSWERED, Client, Close, Taken};
 use super::jute::{Connect, connect_response, read_only_response};
+use super::output::Output;
 use super::settings::Settings;
 use super::statistics::ConnectionFacts;
 use super::stream::Stream;
@@ -82,9 +83,7 @@ pub(super) struct Connection {
     begun_at: Instant,
     /// Bytes read and not understood yet.
     input: Vec<u8>,
-    output: Vec<u8>,
-    /// How much of the output is sent.
-    sent: usize,
+    output: Output,
     /// When there was last nothing to be sent, or some of it was.
     sent_at: Instant,
     /// Whether the socket may have something to be read, or room to write into.
@@ -119,8 +118,7 @@ impl Connection {
             waker,
             begun_at: now,
             input: Vec::new(),
-            output: Vec::new(),
-            sent: 0,
+            output: Output::default(),
             sent_at: now,
             readable: true,
             writable: true,
@@ -161,7 +159,7 @@ impl Connection {
             // It may be that it is gone and that nobody says so: what its session has come to is not looked
             // at while there is no room to tell of it.
             Stage::Serving(client)
-                if self.sent < self.output.len()
+                if !self.output.is_empty()
                     && now.duration_since(self.sent_at) > client.timeout() =>
             {
                 Err(Close("it takes nothing of what it is sent"))
@@ -324,7 +322,7 @@ impl Connection {
     }
 
     fn is_congested(&self, settings: &Settings) -> bool {
-        self.output.len() - self.sent >= settings.unsent_bytes_max
+        self.output.unsent().len() >= settings.unsent_bytes_max
     }
 
     /// The length of the first frame, once it has been said.
@@ -368,7 +366,7 @@ impl Connection {
                 self.facts.received.fetch_add(1, Relaxed);
                 self.stage = match words::answer(&length, argument, around.shared) {
                     Answer::Now(answer) => {
-                        self.output.extend_from_slice(answer.as_bytes());
+                        self.output.bytes_mut().extend_from_slice(answer.as_bytes());
                         Stage::Leaving
                     }
                     Answer::Soon(answer) => Stage::Asked(answer),
@@ -467,13 +465,13 @@ impl Connection {
         let credentials = session.credentials();
         let identity = (credentials.session.0, &credentials.password);
         let timeout_ms = i32::try_from(timeout_ms).unwrap_or(i32::MAX);
-        read_only_response(&mut self.output, identity, timeout_ms);
+        read_only_response(self.output.bytes_mut(), identity, timeout_ms);
         self.serve(session, around);
         Ok(())
     }
 
     fn refuse(&mut self, says_read_only: bool) {
-        connect_response(&mut self.output, (0, &[0; 16]), 0, says_read_only);
+        connect_response(self.output.bytes_mut(), (0, &[0; 16]), 0, says_read_only);
         self.stage = Stage::Leaving;
     }
 
@@ -486,7 +484,7 @@ impl Connection {
                     return Ok(false);
                 };
                 let answer = answer.map_err(|_| Close("its word could not be answered"))?;
-                self.output.extend_from_slice(answer.as_bytes());
+                self.output.bytes_mut().extend_from_slice(answer.as_bytes());
                 self.stage = Stage::Leaving;
                 Ok(true)
             }
@@ -513,8 +511,8 @@ impl Connection {
                 Ok(true)
             }
             Stage::Serving(client) => {
-                let limit = self.sent + around.settings.unsent_bytes_max;
-                let out = (&mut self.output, limit);
+                let limit = self.output.length_with(around.settings.unsent_bytes_max);
+                let out = (self.output.bytes_mut(), limit);
                 let clock = (&around.shared.statistics, around.now);
                 let advanced = client.advance(&mut context, out, around.body, clock);
                 match advanced {
@@ -534,7 +532,7 @@ impl Connection {
         let credentials = session.credentials();
         let timeout_ms = i32::try_from(session.timeout().as_millis()).unwrap_or(i32::MAX);
         let identity = (credentials.session.0, &credentials.password);
-        connect_response(&mut self.output, identity, timeout_ms, says_read_only);
+        connect_response(self.output.bytes_mut(), identity, timeout_ms, says_read_only);
         self.serve(session, around);
     }
 
@@ -547,7 +545,8 @@ impl Connection {
 
     /// Sends what can be sent. True when nothing is left, so that there is room for more.
     fn write(&mut self, around: &Surroundings<'_>) -> Result<bool, Close> {
-        if self.sent == self.output.len() {
+        let was_empty = self.output.is_empty();
+        if was_empty {
             self.sent_at = around.now;
         }
         if self.writable {
@@ -557,11 +556,11 @@ impl Connection {
                 Err(_) => return Err(Close("it broke")),
             }
         }
-        while self.writable && self.sent < self.output.len() {
-            match self.stream.write(&self.output[self.sent..]) {
+        while self.writable && !self.output.is_empty() {
+            match self.stream.write(self.output.unsent()) {
                 Ok(0) => return Err(Close("it takes nothing more")),
                 Ok(count) => {
-                    self.sent += count;
+                    self.output.note_sent(count);
                     self.sent_at = around.now;
                     let sent = &around.shared.statistics.bytes_sent;
                     sent.fetch_add(count as u64, Relaxed);
@@ -571,12 +570,7 @@ impl Connection {
                 Err(_) => return Err(Close("it broke")),
             }
         }
-        let emptied = self.sent > 0 && self.sent == self.output.len();
-        if emptied {
-            self.output.clear();
-            self.sent = 0;
-        }
-        Ok(emptied)
+        Ok(!was_empty && self.output.is_empty())
     }
 
     /// Gives back what a busy moment has taken.
@@ -585,9 +579,7 @@ impl Connection {
         if self.input.is_empty() && self.input.capacity() > KEPT {
             self.input = Vec::new();
         }
-        if self.output.is_empty() && self.output.capacity() > KEPT {
-            self.output = Vec::new();
-        }
+        self.output.shrink();
     }
 }
 

@@ -20,6 +20,7 @@ mod connection;
 mod ensemble;
 mod io;
 pub(crate) mod jute;
+mod output;
 mod outstanding;
 mod reconfig;
 mod report;
