@@ -107,6 +107,19 @@ impl Client {
         self.outstanding.len()
     }
 
+    /// How many requests the cluster still has to answer. Those whose answers only wait for room are none.
+    pub(super) fn unanswered(&self) -> usize {
+        // They are answered in their order but for a few, and without a backlog the first of them is not.
+        let requests = self.outstanding.iter();
+        let unanswered = requests.skip_while(|request| request.awaited.is_answered());
+        unanswered.count()
+    }
+
+    /// Whether its session is over, and not at its own wish.
+    pub(super) fn is_over(&self) -> bool {
+        !self.leaving && self.session.state().is_final()
+    }
+
     /// How long its client may be silent.
     pub(super) fn timeout(&self) -> Duration {
         self.session.timeout()

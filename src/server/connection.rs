@@ -91,7 +91,10 @@ pub(super) struct Connection {
     writable: bool,
     /// Counted among all connections' outstanding requests.
     counted: usize,
-    /// The total limit held it up: nobody will wake it.
+    /// Bytes have come since its client was last heard of.
+    has_news: bool,
+    /// It is to be looked at again, and nobody will wake it: the total limit held it up, or what it counts
+    /// for there is out of date.
     pub starved: bool,
 }
 
@@ -123,6 +126,7 @@ impl Connection {
             readable: true,
             writable: true,
             counted: 0,
+            has_news: false,
             starved: false,
         }
     }
@@ -156,8 +160,8 @@ impl Connection {
             Stage::Opening { wish, .. } if shared.is_read_only() && !wish.may_read_only => {
                 Err(Close(NO_LEADER))
             }
-            // It may be that it is gone and that nobody says so: what its session has come to is not looked
-            // at while there is no room to tell of it.
+            // The watcher's last word is not looked at while there is no room to tell of what came before.
+            Stage::Serving(client) if client.is_over() => Err(Close("its session is over")),
             Stage::Serving(client)
                 if !self.output.is_empty()
                     && now.duration_since(self.sent_at) > client.timeout() =>
@@ -277,10 +281,13 @@ impl Connection {
     }
 
     fn count(&mut self, around: &Surroundings<'_>) {
-        let now = self.client().map_or(0, Client::outstanding);
+        let now = self.client().map_or(0, Client::unanswered);
         around.shared.count_outstanding(self.counted, now);
         self.counted = now;
-        self.facts.outstanding.store(now, Relaxed);
+        let outstanding = self.client().map_or(0, Client::outstanding);
+        self.facts.outstanding.store(outstanding, Relaxed);
+        // Nothing is polled while it takes nothing, so that no answer would wake it.
+        self.starved |= now > 0 && self.is_congested(around.settings);
     }
 
     fn read(
@@ -304,6 +311,7 @@ impl Connection {
                 *turn_bytes += count;
                 let received = &around.shared.statistics.bytes_received;
                 received.fetch_add(count as u64, Relaxed);
+                self.has_news = true;
                 if !matches!(self.stage, Stage::Leaving) {
                     self.input.extend_from_slice(&around.scratch[..count]);
                 }
@@ -382,7 +390,10 @@ impl Connection {
             match &mut self.stage {
                 Stage::Greeting => self.connect(frame, around)?,
                 Stage::Serving(client) => {
-                    client.heard(around.now);
+                    // Once for each: one that waits here for long says nothing of its client.
+                    if std::mem::take(&mut self.has_news) {
+                        client.heard(around.now);
+                    }
                     if !around.shared.may_call() {
                         self.starved = true;
                         break;

@@ -77,6 +77,29 @@ pub(super) enum Then {
 }
 
 impl Awaited {
+    /// Whether the answer is there, and only waits for its turn.
+    pub(super) fn is_answered(&self) -> bool {
+        match self {
+            Awaited::Known { .. } => true,
+            Awaited::Internal(pending)
+            | Awaited::Deleted(pending)
+            | Awaited::Synced(pending, _)
+            | Awaited::Authenticated(pending)
+            | Awaited::Closed(pending) => pending.is_answered(),
+            Awaited::Created(pending, _) => pending.is_answered(),
+            Awaited::Set(pending) => pending.is_answered(),
+            Awaited::Exists(pending) => pending.is_answered(),
+            Awaited::Data(pending) => pending.is_answered(),
+            Awaited::Children(pending, _) => pending.is_answered(),
+            Awaited::Acl(pending) => pending.is_answered(),
+            Awaited::Multi(pending, _) => pending.is_answered(),
+            Awaited::MultiRead(pending) => pending.is_answered(),
+            Awaited::Ephemerals(pending) => pending.is_answered(),
+            Awaited::Number(pending) => pending.is_answered(),
+            Awaited::Reconfigured(answer) => answer.has_message() || answer.is_closed(),
+        }
+    }
+
     /// The answer, if it is there, its body appended to `body`.
     pub(super) fn poll(&mut self, context: &mut Context<'_>, body: &mut Vec<u8>) -> Poll<Settled> {
         let writer = &mut Writer::new(body);

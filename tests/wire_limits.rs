@@ -1,0 +1,132 @@
+//! What one client, or a crowd of them, may make the server hold: each limit is kept, and nobody else notices.
+
+#[path = "wire/asked.rs"]
+mod asked;
+mod support;
+#[path = "wire/raw.rs"]
+mod wire;
+
+use std::io::{Read as _, Write as _};
+use std::net::Shutdown;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use quorate::server::{ZooKeeperServer, ZooKeeperServerBuilder};
+use quorate::{CreateMode, Node, Version};
+use support::{Within as _, eventually};
+use wire::{Body, Wire, body, create, read, set};
+
+const CREATE: i32 = 1;
+const EXISTS: i32 = 3;
+const GET: i32 = 4;
+const SET: i32 = 5;
+const PING: i32 = 11;
+const MULTI_READ: i32 = 22;
+const SET_WATCHES: i32 = 101;
+const ADD_WATCH: i32 = 106;
+const REMOVE_WATCHES: i32 = 18;
+const CLOSE: i32 = -11;
+
+const LONG: i32 = 60_000;
+const MARSHALLING_ERROR: i32 = -5;
+const THROTTLED: i32 = -127;
+
+fn serve_with(
+    options: impl FnOnce(ZooKeeperServerBuilder) -> ZooKeeperServerBuilder,
+) -> (Node, ZooKeeperServer) {
+    let node = Node::builder(1)
+        .session_timeouts(Duration::from_millis(500), Duration::from_secs(60))
+        .start()
+        .unwrap();
+    let builder = ZooKeeperServer::builder(&node).listen("127.0.0.1:0");
+    let server = options(builder).start().unwrap();
+    (node, server)
+}
+
+fn connect(server: &ZooKeeperServer) -> Wire {
+    Wire::connect(server.address(), LONG).0
+}
+
+/// A znode of a mebibyte, or nearly.
+fn make_big(node: &Node) {
+    let session = node.session().open().within().unwrap();
+    let created = session.create("/big", vec![7; 1_000_000], CreateMode::Persistent);
+    created.within().unwrap();
+}
+
+/// So many requests for it, as they are sent.
+fn gets(count: i32) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for xid in 0..count {
+        let mut frame = body().int(xid).int(GET);
+        frame.0.extend(read("/big", false).0);
+        bytes.extend((frame.0.len() as i32).to_be_bytes());
+        bytes.extend(frame.0);
+    }
+    bytes
+}
+
+// ---- Clients that don't take what they asked for ----------------------------------------------
+
+#[test]
+fn a_crowd_that_takes_no_answers_holds_up_nobody_else() {
+    let (node, server) = serve_with(|builder| builder);
+    make_big(&node);
+    let requests = gets(600);
+    let crowd: Vec<Wire> = (0..40)
+        .map(|_| {
+            let mut wire = connect(&server);
+            wire.send_raw(&requests);
+            wire
+        })
+        .collect();
+    // Each has as many answered as one connection may have under way: in all more than there may be.
+    let mut good = connect(&server);
+    let mut xid = 0;
+    eventually("the crowd has had its share", || {
+        xid += 1;
+        assert_eq!(good.call(xid, EXISTS, &read("/", false)).error, 0);
+        server.packets().0 >= 40 * 256
+    });
+    for xid in 0..100 {
+        assert_eq!(good.call(xid, SET, &set("/big", b"")).error, 0);
+    }
+    drop(crowd);
+}
+
+#[test]
+fn who_takes_but_says_nothing_more_loses_its_session_and_its_connection() {
+    let (node, server) = serve_with(|builder| builder);
+    make_big(&node);
+    let (mut wire, _) = Wire::connect(server.address(), 500);
+    wire.call(1, CREATE, &create("/e", b"", 1));
+    let session = node.session().open().within().unwrap();
+    // All in one piece: there is always one more that waits in the server.
+    wire.send_raw(&gets(2_000));
+    let mut piece = vec![0; 65536];
+    eventually("its ephemeral vanishes", || {
+        let _ = wire.stream.read(&mut piece);
+        session.exists("/e").within().unwrap().is_none()
+    });
+    eventually("its connection is closed", || {
+        let _ = wire.stream.read(&mut piece);
+        server.connections() == 0
+    });
+}
+
+// ---- Replies and events that are large --------------------------------------------------------
+
+fn multi_read(path: &str, count: usize) -> Body {
+    let mut reads = body();
+    for _ in 0..count {
+        reads.0.extend(body().int(GET).bool(false).int(-1).0);
+        reads.0.extend(read(path, false).0);
+    }
+    reads.0.extend(body().int(-1).bool(true).int(-1).0);
+    reads
+}
+
+// ---- Watches ----------------------------------------------------------------------------------
+
+// ---- Words ------------------------------------------------------------------------------------
+
