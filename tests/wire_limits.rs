@@ -126,6 +126,29 @@ fn multi_read(path: &str, count: usize) -> Body {
     reads
 }
 
+#[test]
+fn a_reply_is_not_longer_than_its_limit() {
+    let (node, server) = serve_with(|builder| builder);
+    make_big(&node);
+    let mut wire = connect(&server);
+    let reply = wire.call(1, MULTI_READ, &multi_read("/big", 70));
+    assert_eq!((reply.error, reply.body.len()), (MARSHALLING_ERROR, 0));
+    let reply = wire.call(2, MULTI_READ, &multi_read("/big", 3));
+    assert_eq!(reply.error, 0);
+    assert!(reply.body.len() > 3_000_000);
+}
+
+#[test]
+fn a_log_that_panics_costs_no_connection() {
+    let (_node, server) = serve_with(|builder| builder.threads(1).log(|line| panic!("{line}")));
+    let mut good = connect(&server);
+    let mut bad = connect(&server);
+    bad.send_raw(&i32::MIN.to_be_bytes());
+    assert!(bad.is_closed());
+    assert_eq!(good.call(1, EXISTS, &read("/", false)).error, 0);
+    assert_eq!(connect(&server).call(1, EXISTS, &read("/", false)).error, 0);
+}
+
 // ---- Watches ----------------------------------------------------------------------------------
 
 // ---- Words ------------------------------------------------------------------------------------

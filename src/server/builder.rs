@@ -113,6 +113,13 @@ impl ZooKeeperServerBuilder {
         self
     }
 
+    /// The largest reply to a client, in bytes: 64 MiB by default. What would be longer, such as that to very
+    /// many reads at once, is answered with MarshallingError (-5) instead. More than 2 GiB no frame holds.
+    pub fn reply_bytes_max(mut self, bytes: usize) -> Self {
+        self.settings.reply_bytes_max = bytes;
+        self
+    }
+
     /// On how many paths one session may have watches: 100,000 by default. A request for one more is
     /// answered with ThrottledOp (-127).
     pub fn watches_max(mut self, watches: usize) -> Self {

@@ -18,9 +18,9 @@ use super::auth;
 use super::connection::Surroundings;
 use super::jute::{
     Create, MultiOp, Opcode, Paths, Read, Reader, ReplyHeader, Request, RequestHeader, Scope,
-    Writer, watcher_event,
+    TooLong, Writer, watcher_event,
 };
-use super::outstanding::{Awaited, Outstanding, Settled, Then, WithStat};
+use super::outstanding::{Awaited, MARSHALLING_ERROR, Outstanding, Settled, Then, WithStat};
 use super::reconfig::{Change, Job};
 use super::settings::Settings;
 use super::statistics::{ConnectionFacts, Statistics};
@@ -32,6 +32,12 @@ use crate::{
 /// Why a connection is to be closed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Close(pub &'static str);
+
+impl From<TooLong> for Close {
+    fn from(TooLong: TooLong) -> Close {
+        Close("what it is to be sent is too long for a frame")
+    }
+}
 
 /// What became of a frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -196,10 +202,7 @@ impl Client {
                 return Err(Close("what it says of itself can't be understood"));
             }
             // ZooKeeper says so, and goes on.
-            Err(_) => {
-                const MARSHALLING_ERROR: i32 = -5;
-                (self.known(node, MARSHALLING_ERROR, |_| {}), false)
-            }
+            Err(_) => (self.known(node, MARSHALLING_ERROR, |_| {}), false),
         };
         let (awaited, sets_watch) = answer;
         self.watch_setters += usize::from(sets_watch);
@@ -560,7 +563,7 @@ impl Client {
         &mut self,
         context: &mut Context<'_>,
         (out, out_max): (&mut Vec<u8>, usize),
-        body: &mut Vec<u8>,
+        (body, body_max): (&mut Vec<u8>, usize),
         (statistics, now): (&Statistics, Instant),
     ) -> Result<bool, Close> {
         let mut answered = false;
@@ -568,7 +571,7 @@ impl Client {
             && let Some(front) = self.outstanding.front_mut()
         {
             body.clear();
-            let Poll::Ready(settled) = front.awaited.poll(context, body) else {
+            let Poll::Ready(settled) = front.awaited.poll(context, (body, body_max)) else {
                 break;
             };
             let front = self.outstanding.pop_front().expect("it was just seen");
@@ -604,7 +607,7 @@ impl Client {
             error: settled.error,
         };
         let start = out.len();
-        header.frame(out, body);
+        header.frame(out, body)?;
         let latency = now.saturating_duration_since(request.called_at);
         statistics.sent.fetch_add(1, Relaxed);
         statistics.replied(out.len() - start - 4);
@@ -644,7 +647,7 @@ impl Client {
                 self.held = Some(event);
                 break;
             }
-            watcher_event(out, &event);
+            watcher_event(out, &event)?;
             statistics.sent.fetch_add(1, Relaxed);
             self.facts.sent.fetch_add(1, Relaxed);
         }

@@ -440,8 +440,7 @@ impl Connection {
                 password,
             }),
             (_, Err(_)) => {
-                self.refuse(says_read_only);
-                return Ok(());
+                return self.refuse(says_read_only);
             }
         };
         self.stage = Stage::Opening {
@@ -463,8 +462,7 @@ impl Connection {
             if around.shared.is_session(SessionId(wish.session)) {
                 return Err(Close("its session can't be had without a leader"));
             }
-            self.refuse(true);
-            return Ok(());
+            return self.refuse(true);
         }
         let (shortest, longest) = around.shared.session_timeouts_ms();
         let timeout_ms = wish.timeout_ms.clamp(shortest, longest.max(shortest));
@@ -476,14 +474,15 @@ impl Connection {
         let credentials = session.credentials();
         let identity = (credentials.session.0, &credentials.password);
         let timeout_ms = i32::try_from(timeout_ms).unwrap_or(i32::MAX);
-        read_only_response(self.output.bytes_mut(), identity, timeout_ms);
+        read_only_response(self.output.bytes_mut(), identity, timeout_ms)?;
         self.serve(session, around);
         Ok(())
     }
 
-    fn refuse(&mut self, says_read_only: bool) {
-        connect_response(self.output.bytes_mut(), (0, &[0; 16]), 0, says_read_only);
+    fn refuse(&mut self, says_read_only: bool) -> Result<(), Close> {
+        connect_response(self.output.bytes_mut(), (0, &[0; 16]), 0, says_read_only)?;
         self.stage = Stage::Leaving;
+        Ok(())
     }
 
     /// Writes what is answered into the output.
@@ -513,9 +512,9 @@ impl Connection {
                     return Ok(false);
                 };
                 match session {
-                    Ok(session) => self.begin(session, says_read_only, around),
+                    Ok(session) => self.begin(session, says_read_only, around)?,
                     Err(Error::WrongPassword { .. } | Error::SessionExpired { .. }) => {
-                        self.refuse(says_read_only);
+                        self.refuse(says_read_only)?;
                     }
                     Err(_) => return Err(Close("its session can't be had")),
                 }
@@ -524,8 +523,9 @@ impl Connection {
             Stage::Serving(client) => {
                 let limit = self.output.length_with(around.settings.unsent_bytes_max);
                 let out = (self.output.bytes_mut(), limit);
+                let body = (&mut *around.body, around.settings.reply_bytes_max);
                 let clock = (&around.shared.statistics, around.now);
-                let advanced = client.advance(&mut context, out, around.body, clock);
+                let advanced = client.advance(&mut context, out, body, clock);
                 match advanced {
                     Err(Close(ANSWERED)) => {
                         self.stage = Stage::Leaving;
@@ -539,12 +539,23 @@ impl Connection {
         }
     }
 
-    fn begin(&mut self, session: Session, says_read_only: bool, around: &Surroundings<'_>) {
+    fn begin(
+        &mut self,
+        session: Session,
+        says_read_only: bool,
+        around: &Surroundings<'_>,
+    ) -> Result<(), Close> {
         let credentials = session.credentials();
         let timeout_ms = i32::try_from(session.timeout().as_millis()).unwrap_or(i32::MAX);
         let identity = (credentials.session.0, &credentials.password);
-        connect_response(self.output.bytes_mut(), identity, timeout_ms, says_read_only);
+        connect_response(
+            self.output.bytes_mut(),
+            identity,
+            timeout_ms,
+            says_read_only,
+        )?;
         self.serve(session, around);
+        Ok(())
     }
 
     fn serve(&mut self, session: Session, around: &Surroundings<'_>) {

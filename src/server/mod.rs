@@ -33,6 +33,7 @@ mod words;
 use std::collections::HashMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
@@ -189,7 +190,9 @@ impl Shared {
 
     fn log(&self, line: &str) {
         if self.trace_mask.load(Ordering::Relaxed) & TRACE_WARNINGS != 0 {
-            (self.settings.log)(line);
+            // The host's own code: its fault must not end a thread of ours.
+            let log = AssertUnwindSafe(|| (self.settings.log)(line));
+            let _ = std::panic::catch_unwind(log);
         }
     }
 

@@ -11,6 +11,9 @@ use crate::{
     ZnodeData, ZnodePath, Zxid,
 };
 
+/// What can't be understood, or can't be said (`KeeperException.MarshallingErrorException`).
+pub(super) const MARSHALLING_ERROR: i32 = -5;
+
 /// A request in its place.
 pub(super) struct Outstanding {
     pub xid: i32,
@@ -100,9 +103,25 @@ impl Awaited {
         }
     }
 
-    /// The answer, if it is there, its body appended to `body`.
-    pub(super) fn poll(&mut self, context: &mut Context<'_>, body: &mut Vec<u8>) -> Poll<Settled> {
-        let writer = &mut Writer::new(body);
+    /// The answer, if it is there, its body appended to `body`: an error where that would be longer than it
+    /// may be.
+    pub(super) fn poll(
+        &mut self,
+        context: &mut Context<'_>,
+        (body, bytes_max): (&mut Vec<u8>, usize),
+    ) -> Poll<Settled> {
+        let mut writer = Writer::limited(body, bytes_max);
+        let settled = self.write(context, &mut writer);
+        let written = writer.finish();
+        settled.map(|mut settled| {
+            if written.is_err() {
+                settled.error = MARSHALLING_ERROR;
+            }
+            settled
+        })
+    }
+
+    fn write(&mut self, context: &mut Context<'_>, writer: &mut Writer<'_>) -> Poll<Settled> {
         match self {
             Awaited::Known {
                 zxid,

@@ -20,6 +20,8 @@ pub(super) struct Settings {
     pub outstanding_max: usize,
     /// The most of them in all connections.
     pub outstanding_total_max: usize,
+    /// The most bytes of one reply's body.
+    pub reply_bytes_max: usize,
     /// When so many bytes wait to be sent to a client nothing more is taken from it.
     pub unsent_bytes_max: usize,
     /// On how many paths one session may have watches.
@@ -70,6 +72,7 @@ impl Default for Settings {
             connections_per_address_max: 16_384,
             outstanding_max: 256,
             outstanding_total_max: 8_192,
+            reply_bytes_max: 64 * 1024 * 1024,
             unsent_bytes_max: 256 * 1024,
             watches_max: 100_000,
             events_max: 10_000,

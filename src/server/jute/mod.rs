@@ -20,7 +20,7 @@ pub(crate) use reply::{
 pub(crate) use request::{
     Connect, Create, MultiOp, Opcode, Paths, Read, Request, RequestHeader, Scope,
 };
-pub(crate) use writer::Writer;
+pub(crate) use writer::{TooLong, Writer};
 
 #[cfg(test)]
 mod golden;
