@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use quorate::server::{ZooKeeperServer, ZooKeeperServerBuilder};
 use quorate::{CreateMode, Node, Version};
-use support::{Within as _, eventually};
+use support::{Cluster, Kind, Within as _, eventually};
 use wire::{Body, Wire, body, create, read, set};
 
 const CREATE: i32 = 1;
@@ -151,5 +151,30 @@ fn a_log_that_panics_costs_no_connection() {
 
 // ---- Watches ----------------------------------------------------------------------------------
 
-// ---- Words ------------------------------------------------------------------------------------
+#[test]
+fn a_watch_is_answered_before_its_first_event() {
+    let (node, server) = serve_with(|builder| builder);
+    let session = node.session().open().within().unwrap();
+    let created = session.create("/a", "", CreateMode::Persistent);
+    created.within().unwrap();
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                session.set("/a", "", Version::ANY).within().unwrap();
+            }
+        });
+        let mut wire = connect(&server);
+        let mut early = 0;
+        for xid in 0..3_000 {
+            wire.request(xid, ADD_WATCH, &body().text("/a").int(0));
+            early += wire.reply(xid).1.len();
+            wire.request(xid, REMOVE_WATCHES, &body().text("/a").int(3));
+            assert_eq!(wire.reply(xid).0.error, 0);
+        }
+        stop.store(true, Ordering::Relaxed);
+        assert_eq!(early, 0, "events came before the reply of their watch");
+    });
+}
 
+// ---- Words ------------------------------------------------------------------------------------

@@ -517,7 +517,12 @@ impl Client {
             return self.known(node, Error::Overloaded { queue, limit }.code(), |_| {});
         }
         match self.session.watch(path, kind, &self.watcher) {
-            Ok(_) => self.known(node, 0, |writer| writer.int(0)),
+            // As of when it was set: what came before is told of before, what comes after it after.
+            Ok(zxid) => Awaited::Known {
+                zxid,
+                error: 0,
+                body: 0_i32.to_be_bytes().to_vec(),
+            },
             Err(error) => self.known(node, error.code(), |_| {}),
         }
     }
