@@ -177,4 +177,43 @@ fn a_watch_is_answered_before_its_first_event() {
     });
 }
 
+#[test]
+fn who_has_missed_more_than_its_queue_holds_is_told_all_of_it() {
+    const PATHS: usize = 200;
+    let (_node, server) = serve_with(|builder| builder.events_max(20));
+    let mut wire = connect(&server);
+    let paths: Vec<String> = (0..PATHS).map(|at| format!("/p{at}")).collect();
+    for path in &paths {
+        assert_eq!(wire.call(1, CREATE, &create(path, b"", 0)).error, 0);
+    }
+    let names: Vec<&str> = paths.iter().map(String::as_str).collect();
+    // It has seen nothing since the beginning, and they have changed.
+    let watches = body().long(1).texts(&names).texts(&[]).texts(&[]);
+    wire.request(-8, SET_WATCHES, &watches);
+    let (reply, events) = wire.reply(-8);
+    assert_eq!(reply.error, 0);
+    let told: Vec<(i32, String)> = events.iter().map(wire::Frame::event).collect();
+    let expected: Vec<(i32, String)> = paths.iter().map(|path| (3, path.clone())).collect();
+    assert_eq!(told, expected);
+}
+
+#[test]
+fn a_path_that_is_watched_twice_counts_once() {
+    let (_node, server) = serve_with(|builder| builder.watches_max(10));
+    let mut wire = connect(&server);
+    let paths: Vec<String> = (0..10).map(|at| format!("/p{at}")).collect();
+    let mut zxid = 0;
+    for path in &paths {
+        zxid = wire.call(1, CREATE, &create(path, b"", 0)).zxid;
+    }
+    let names: Vec<&str> = paths.iter().map(String::as_str).collect();
+    for _ in 0..2 {
+        let watches = body().long(zxid).texts(&names).texts(&[]).texts(&names);
+        assert_eq!(wire.call(-8, SET_WATCHES, &watches).error, 0);
+    }
+    let more = body().long(zxid).texts(&["/"]).texts(&[]).texts(&[]);
+    wire.request(-8, SET_WATCHES, &more);
+    assert!(wire.is_closed());
+}
+
 // ---- Words ------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use futures_core::Stream as _;
@@ -58,6 +58,9 @@ pub(super) struct Client {
     watch_setters: usize,
     /// A `sync` is outstanding: what comes after it has to see what it brings.
     syncing: bool,
+    /// Events that come before what the watcher has: at most one for each watch that was taken up again,
+    /// and what happened meanwhile.
+    missed: VecDeque<WatchEvent>,
     /// The next event, which is not to be sent yet.
     held: Option<WatchEvent>,
     /// The watcher has said its last.
@@ -100,6 +103,7 @@ impl Client {
             outstanding,
             watch_setters: 0,
             syncing: false,
+            missed: VecDeque::new(),
             held: None,
             ended: false,
             leaving: false,
@@ -330,7 +334,7 @@ impl Client {
                 Ok((self.authenticate(&scheme, token, around), false))
             }
             Request::SetWatches(since, paths) => {
-                self.resume_watches(since, &paths, settings)?;
+                self.resume_watches(since, &paths, around)?;
                 written(self.known(node, 0, |_| {}))
             }
             Request::AddWatch(path, kind) => written(self.add_watch(&path, kind, node, settings)),
@@ -469,10 +473,10 @@ impl Client {
 
     /// ZooKeeper's `DataTree.setWatches`. What isn't a path is never watched.
     fn resume_watches(
-        &self,
+        &mut self,
         since: i64,
         paths: &Paths<'_>,
-        settings: &Settings,
+        around: &Surroundings<'_>,
     ) -> Result<(), Close> {
         let since = Zxid(since.max(0) as u64);
         let kinds = [
@@ -484,23 +488,32 @@ impl Client {
             (WatchKind::Persistent, &paths.persistent),
             (WatchKind::PersistentRecursive, &paths.recursive),
         ];
-        let asked: usize = kinds.iter().map(|(_, paths)| paths.len()).sum::<usize>()
-            + persistent
-                .iter()
-                .map(|(_, paths)| paths.len())
-                .sum::<usize>();
-        if self.paths_watched() + asked > settings.watches_max {
-            return Err(Close("it would have too many watches"));
-        }
         for (state, paths) in kinds {
             for path in paths {
                 let _ = self.session.resume_watch(path, state, since, &self.watcher);
+                self.note_resumed(around)?;
             }
         }
         for (kind, paths) in persistent {
             for path in paths {
                 let _ = self.session.watch(path, kind, &self.watcher);
+                self.note_resumed(around)?;
             }
+        }
+        Ok(())
+    }
+
+    /// A watch was taken up again: it may be one too many, and its event may be in the watcher's queue, which
+    /// nobody else empties meanwhile. Overrun, it would close the connection, and the next one for the same
+    /// reason.
+    fn note_resumed(&mut self, around: &Surroundings<'_>) -> Result<(), Close> {
+        if self.paths_watched() > around.settings.watches_max {
+            return Err(Close("it would have too many watches"));
+        }
+        // The connection is at work, and polls the queue again before it rests.
+        let mut context = Context::from_waker(Waker::noop());
+        while let Some(event) = self.next_event(&mut context, around.now)? {
+            self.missed.push_back(event);
         }
         Ok(())
     }
@@ -641,7 +654,8 @@ impl Client {
         (statistics, now): (&Statistics, Instant),
     ) -> Result<(), Close> {
         while out.len() < out_max {
-            let event = match self.held.take() {
+            let first = self.held.take().or_else(|| self.missed.pop_front());
+            let event = match first {
                 Some(event) => event,
                 None => match self.next_event(context, now)? {
                     Some(event) => event,
