@@ -216,4 +216,28 @@ fn a_path_that_is_watched_twice_counts_once() {
     assert!(wire.is_closed());
 }
 
+#[test]
+fn what_watched_paths_weigh_is_limited() {
+    let (_node, server) = serve_with(|builder| builder);
+    let mut wire = connect(&server);
+    let path = |at: usize| format!("/{at:04}{}", "w".repeat(60_000));
+    let mut watched = 0;
+    while wire
+        .call(1, ADD_WATCH, &body().text(path(watched)).int(0))
+        .error
+        == 0
+    {
+        watched += 1;
+        assert!(watched < 1_000, "each weighs 60 KB");
+    }
+    assert!(watched * 60_000 > 15 << 20, "{watched}");
+    let exists = wire.call(2, EXISTS, &read(&path(watched), true));
+    assert_eq!(exists.error, THROTTLED);
+    // What is given up makes room.
+    let removed = wire.call(3, REMOVE_WATCHES, &body().text(path(0)).int(3));
+    assert_eq!(removed.error, 0);
+    let again = wire.call(4, ADD_WATCH, &body().text(path(watched)).int(0));
+    assert_eq!(again.error, 0);
+}
+
 // ---- Words ------------------------------------------------------------------------------------

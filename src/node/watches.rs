@@ -165,13 +165,22 @@ struct PathWatches {
     watches: BTreeMap<(u64, WatchKind), Zxid>,
 }
 
+/// The paths that one watcher has watches on.
+#[derive(Debug, Default)]
+struct WatchedPaths {
+    /// How many watches on each.
+    counts: BTreeMap<Arc<str>, usize>,
+    /// How long they are, together.
+    bytes: usize,
+}
+
 /// All watches of a node.
 #[derive(Debug, Default)]
 pub(crate) struct WatchTable {
     paths: HashMap<Arc<str>, PathWatches>,
     queues: HashMap<u64, Arc<WatchQueue>>,
     /// Which paths each watcher has watches on.
-    by_watcher: HashMap<u64, BTreeMap<Arc<str>, usize>>,
+    by_watcher: HashMap<u64, WatchedPaths>,
     /// How many watches are recursive: while there are none, ancestors need not be looked at.
     recursive: usize,
     count: usize,
@@ -201,7 +210,7 @@ impl WatchTable {
     /// Ends a watcher with all its watches.
     pub(crate) fn remove_watcher(&mut self, queue: &WatchQueue) {
         let paths = self.by_watcher.remove(&queue.id).unwrap_or_default();
-        for path in paths.into_keys() {
+        for path in paths.counts.into_keys() {
             if let Some(watches) = self.paths.get_mut(&path) {
                 watches.watches.retain(|(watcher, kind), _| {
                     let other = *watcher != queue.id;
@@ -233,12 +242,13 @@ impl WatchTable {
         let path = path.shared().clone();
         let watches = &mut self.paths.entry(path.clone()).or_default().watches;
         if watches.insert((queue.id, kind), read).is_none() {
-            *self
-                .by_watcher
-                .entry(queue.id)
-                .or_default()
-                .entry(path)
-                .or_default() += 1;
+            let watched = self.by_watcher.entry(queue.id).or_default();
+            let length = path.len();
+            let count = watched.counts.entry(path).or_default();
+            *count += 1;
+            if *count == 1 {
+                watched.bytes += length;
+            }
             self.count += 1;
             self.recursive += usize::from(kind == WatchKind::PersistentRecursive);
         }
@@ -270,7 +280,14 @@ impl WatchTable {
 
     /// On how many paths a watcher has watches.
     pub(crate) fn paths_of(&self, queue: &WatchQueue) -> usize {
-        self.by_watcher.get(&queue.id).map_or(0, BTreeMap::len)
+        let watched = self.by_watcher.get(&queue.id);
+        watched.map_or(0, |watched| watched.counts.len())
+    }
+
+    /// How long those paths are, together.
+    pub(crate) fn path_bytes_of(&self, queue: &WatchQueue) -> usize {
+        let watched = self.by_watcher.get(&queue.id);
+        watched.map_or(0, |watched| watched.bytes)
     }
 
     /// How many watches there are.
@@ -425,12 +442,13 @@ impl WatchTable {
     }
 
     fn unlink(&mut self, watcher: u64, path: &str) {
-        if let Some(paths) = self.by_watcher.get_mut(&watcher)
-            && let Some(count) = paths.get_mut(path)
+        if let Some(watched) = self.by_watcher.get_mut(&watcher)
+            && let Some(count) = watched.counts.get_mut(path)
         {
             *count -= 1;
             if *count == 0 {
-                paths.remove(path);
+                watched.counts.remove(path);
+                watched.bytes -= path.len();
             }
         }
     }

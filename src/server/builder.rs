@@ -127,6 +127,13 @@ impl ZooKeeperServerBuilder {
         self
     }
 
+    /// How many bytes the paths may have, together, that one session watches: 16 MiB by default. A request
+    /// for one more is answered with ThrottledOp (-127).
+    pub fn watch_path_bytes_max(mut self, bytes: usize) -> Self {
+        self.settings.watch_path_bytes_max = bytes;
+        self
+    }
+
     /// How many events may wait for one client: 10,000 by default. With more its connection is closed; it
     /// connects again, and its watches are brought up to date.
     pub fn events_max(mut self, events: usize) -> Self {

@@ -282,12 +282,9 @@ impl Client {
                 written(self.known(node, bad_arguments(), |_| {}))
             }
             Request::Exists(read) | Request::GetData(read) | Request::GetChildren { read, .. }
-                if read.watch && self.paths_watched() >= settings.watches_max =>
+                if read.watch && self.watches_enough(&read.path, settings) =>
             {
-                let limit = settings.watches_max;
-                let queue = "watches of the session";
-                let error = Error::Overloaded { queue, limit };
-                written(self.known(node, error.code(), |_| {}))
+                written(self.known(node, too_many_watches(settings), |_| {}))
             }
             Request::Exists(Read { path, watch }) => Ok((
                 Awaited::Exists(match watch {
@@ -507,7 +504,10 @@ impl Client {
     /// nobody else empties meanwhile. Overrun, it would close the connection, and the next one for the same
     /// reason.
     fn note_resumed(&mut self, around: &Surroundings<'_>) -> Result<(), Close> {
-        if self.paths_watched() > around.settings.watches_max {
+        let settings = around.settings;
+        if self.paths_watched() > settings.watches_max
+            || self.watcher.path_bytes_watched() > settings.watch_path_bytes_max
+        {
             return Err(Close("it would have too many watches"));
         }
         // The connection is at work, and polls the queue again before it rests.
@@ -525,9 +525,8 @@ impl Client {
         node: &NodeHandle,
         settings: &Settings,
     ) -> Awaited {
-        if self.paths_watched() >= settings.watches_max {
-            let (queue, limit) = ("watches of the session", settings.watches_max);
-            return self.known(node, Error::Overloaded { queue, limit }.code(), |_| {});
+        if self.watches_enough(path, settings) {
+            return self.known(node, too_many_watches(settings), |_| {});
         }
         match self.session.watch(path, kind, &self.watcher) {
             // As of when it was set: what came before is told of before, what comes after it after.
@@ -538,6 +537,12 @@ impl Client {
             },
             Err(error) => self.known(node, error.code(), |_| {}),
         }
+    }
+
+    /// Whether it may not watch this path as well.
+    fn watches_enough(&self, path: &str, settings: &Settings) -> bool {
+        let bytes = self.watcher.path_bytes_watched() + path.len();
+        self.paths_watched() >= settings.watches_max || bytes > settings.watch_path_bytes_max
     }
 
     /// What a check or a removal of watches comes to: whether there was any.
@@ -704,6 +709,11 @@ impl Client {
 
 /// Not a fault: the client was told what it has to know.
 pub(super) const ANSWERED: &str = "";
+
+fn too_many_watches(settings: &Settings) -> i32 {
+    let (queue, limit) = ("watches of the session", settings.watches_max);
+    Error::Overloaded { queue, limit }.code()
+}
 
 fn stat_where(with_stat: bool) -> WithStat {
     if with_stat {

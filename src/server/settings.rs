@@ -26,6 +26,8 @@ pub(super) struct Settings {
     pub unsent_bytes_max: usize,
     /// On how many paths one session may have watches.
     pub watches_max: usize,
+    /// The most bytes of those paths, together.
+    pub watch_path_bytes_max: usize,
     /// How many events may wait for one client; with more its connection is closed.
     pub events_max: usize,
     /// How long a client may take for its first record.
@@ -75,6 +77,7 @@ impl Default for Settings {
             reply_bytes_max: 64 * 1024 * 1024,
             unsent_bytes_max: 256 * 1024,
             watches_max: 100_000,
+            watch_path_bytes_max: 16 * 1024 * 1024,
             events_max: 10_000,
             greeting_timeout: Duration::from_secs(10),
             threads: std::thread::available_parallelism().map_or(1, |cores| cores.get().min(2)),
