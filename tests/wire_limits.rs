@@ -149,6 +149,46 @@ fn a_log_that_panics_costs_no_connection() {
     assert_eq!(connect(&server).call(1, EXISTS, &read("/", false)).error, 0);
 }
 
+#[test]
+fn a_reply_behind_many_events_waits_for_room_for_them() {
+    const EVENTS: usize = 3_000;
+    let (_node, server) = serve_with(|builder| builder.threads(1));
+    let mut wire = connect(&server);
+    let path = |at: usize| format!("/{at:04}{}", "n".repeat(10_000));
+    for at in 0..EVENTS {
+        assert_eq!(wire.call(1, CREATE, &create(&path(at), b"", 1)).error, 0);
+    }
+    let recursive = body().text("/").int(1);
+    assert_eq!(wire.call(2, ADD_WATCH, &recursive).error, 0);
+    // Its ephemerals go with it, and it hears of each before it is answered.
+    let (received, sent) = server.packets();
+    wire.request(3, CLOSE, &body());
+    eventually("it is heard", || server.packets().0 > received);
+    let mut good = connect(&server);
+    eventually("the session is over", || {
+        let exists = read(&path(EVENTS - 1), false);
+        good.call(1, EXISTS, &exists).error == -101
+    });
+    for _ in 0..10 {
+        good.call(-2, PING, &body());
+    }
+    // The sockets took some of them, the server holds few.
+    let written = server.packets().1 - sent;
+    assert!(written < 2_000, "{written} of {EVENTS}");
+    let mut heard = 0;
+    loop {
+        let frame = wire.frame().expect("an event, or the reply");
+        if !frame.is_event() {
+            assert_eq!(frame.xid, 3);
+            break;
+        }
+        assert_eq!(frame.event().0, 2);
+        heard += 1;
+    }
+    assert_eq!(heard, EVENTS);
+    assert!(wire.is_closed());
+}
+
 // ---- Watches ----------------------------------------------------------------------------------
 
 #[test]

@@ -54,6 +54,8 @@ pub(super) struct Client {
     identities: Vec<AuthId>,
     address: IpAddr,
     outstanding: VecDeque<Outstanding>,
+    /// What the first of them came to, whose events had no room yet, and its reply's body.
+    due: Option<(Settled, Vec<u8>)>,
     /// How many of those set watches.
     watch_setters: usize,
     /// A `sync` is outstanding: what comes after it has to see what it brings.
@@ -101,6 +103,7 @@ impl Client {
             identities,
             address,
             outstanding,
+            due: None,
             watch_setters: 0,
             syncing: false,
             missed: VecDeque::new(),
@@ -593,15 +596,30 @@ impl Client {
         while out.len() < out_max
             && let Some(front) = self.outstanding.front_mut()
         {
-            body.clear();
-            let Poll::Ready(settled) = front.awaited.poll(context, (body, body_max)) else {
-                break;
+            let settled = match self.due.take() {
+                Some((settled, kept)) => {
+                    *body = kept;
+                    settled
+                }
+                None => {
+                    body.clear();
+                    match front.awaited.poll(context, (body, body_max)) {
+                        Poll::Ready(settled) => settled,
+                        Poll::Pending => break,
+                    }
+                }
             };
+            let is_told = matches!(settled.then, Then::Reply | Then::ReplyAndClose);
+            let (up_to, clock) = (Some(settled.zxid), (statistics, now));
+            // Whatever the reply shows, its events are in the queue.
+            if is_told && !self.send_events((context, out, out_max), up_to, clock)? {
+                self.due = Some((settled, std::mem::take(body)));
+                break;
+            }
             let front = self.outstanding.pop_front().expect("it was just seen");
             answered = true;
             self.watch_setters -= usize::from(front.sets_watch);
-            let clock = (statistics, now);
-            self.reply(&front, settled, (context, out, body), clock)?;
+            self.reply(&front, settled, (out, body), clock)?;
         }
         if self.watch_setters == 0 && out.len() < out_max {
             self.send_events((context, out, out_max), None, (statistics, now))?;
@@ -613,7 +631,7 @@ impl Client {
         &mut self,
         request: &Outstanding,
         settled: Settled,
-        (context, out, body): (&mut Context<'_>, &mut Vec<u8>, &[u8]),
+        (out, body): (&mut Vec<u8>, &[u8]),
         (statistics, now): (&Statistics, Instant),
     ) -> Result<(), Close> {
         match settled.then {
@@ -621,9 +639,6 @@ impl Client {
             Then::Close(reason) => return Err(Close(reason)),
             Then::Reply | Then::ReplyAndClose => {}
         }
-        // Whatever the reply shows, its events are in the queue.
-        let up_to = Some(settled.zxid);
-        self.send_events((context, out, usize::MAX), up_to, (statistics, now))?;
         let header = ReplyHeader {
             xid: request.xid,
             zxid: settled.zxid,
@@ -651,31 +666,31 @@ impl Client {
         Ok(())
     }
 
-    /// Sends events up to a zxid, or all that there are.
+    /// Sends events up to a zxid, or all that there are. False where there was no room for one of them.
     fn send_events(
         &mut self,
         (context, out, out_max): (&mut Context<'_>, &mut Vec<u8>, usize),
         up_to: Option<Zxid>,
         (statistics, now): (&Statistics, Instant),
-    ) -> Result<(), Close> {
-        while out.len() < out_max {
+    ) -> Result<bool, Close> {
+        loop {
             let first = self.held.take().or_else(|| self.missed.pop_front());
             let event = match first {
                 Some(event) => event,
                 None => match self.next_event(context, now)? {
                     Some(event) => event,
-                    None => break,
+                    None => return Ok(true),
                 },
             };
-            if up_to.is_some_and(|zxid| event.zxid > zxid) {
+            let is_later = up_to.is_some_and(|zxid| event.zxid > zxid);
+            if is_later || out.len() >= out_max {
                 self.held = Some(event);
-                break;
+                return Ok(is_later);
             }
             watcher_event(out, &event)?;
             statistics.sent.fetch_add(1, Relaxed);
             self.facts.sent.fetch_add(1, Relaxed);
         }
-        Ok(())
     }
 
     fn next_event(
