@@ -114,6 +114,60 @@ fn who_takes_but_says_nothing_more_loses_its_session_and_its_connection() {
     });
 }
 
+#[test]
+fn what_waits_for_a_quorum_is_limited_in_bytes() {
+    const DATA: usize = 900_000;
+    let mut cluster = Cluster::with(3, Kind::Memory, |_, builder| {
+        builder.session_timeouts(Duration::from_secs(1), Duration::from_secs(600))
+    });
+    let stays = cluster.follower();
+    let server = ZooKeeperServer::builder(cluster.node(stays))
+        .listen("127.0.0.1:0")
+        .threads(1)
+        .four_letter_words(["*"])
+        .read_only_after(Duration::from_secs(3_600))
+        .outstanding_bytes_total_max(4 * DATA)
+        .start()
+        .unwrap();
+    let mut crowd: Vec<Wire> = (0..4)
+        .map(|_| Wire::connect(server.address(), 600_000).0)
+        .collect();
+    for (at, wire) in crowd.iter_mut().enumerate() {
+        let made = create(&format!("/p{at}"), b"", 0);
+        assert_eq!(wire.call(1, CREATE, &made).error, 0);
+    }
+    let (before, _) = server.packets();
+    let others: Vec<u64> = cluster
+        .running()
+        .into_iter()
+        .filter(|id| *id != stays)
+        .collect();
+    others.iter().for_each(|id| cluster.stop(*id));
+    let write = vec![7; DATA];
+    std::thread::scope(|scope| {
+        for (at, wire) in crowd.iter_mut().enumerate() {
+            let write = &write;
+            scope.spawn(move || {
+                for xid in 0..4 {
+                    wire.request(xid, SET, &set(&format!("/p{at}"), write));
+                }
+                for xid in 0..4 {
+                    let (reply, _) = wire.reply(xid);
+                    assert_eq!(reply.error, 0);
+                }
+            });
+        }
+        let taken = || server.packets().0 - before;
+        eventually("as many are taken as may be", || taken() >= 4);
+        // Each is answered by the thread that would take more meanwhile.
+        for _ in 0..100 {
+            assert_eq!(asked::word(server.address(), "ruok"), "imok");
+        }
+        assert!(taken() <= 5, "{} are taken", taken());
+        others.iter().for_each(|id| cluster.start(*id));
+    });
+}
+
 // ---- Replies and events that are large --------------------------------------------------------
 
 fn multi_read(path: &str, count: usize) -> Body {

@@ -113,6 +113,13 @@ impl ZooKeeperServerBuilder {
         self
     }
 
+    /// The most bytes of requests of all connections that are under way: 256 MiB by default, and at most one
+    /// more request for each thread. No more are read meanwhile.
+    pub fn outstanding_bytes_total_max(mut self, bytes: usize) -> Self {
+        self.settings.outstanding_bytes_total_max = bytes.max(1);
+        self
+    }
+
     /// The largest reply to a client, in bytes: 64 MiB by default. What would be longer, such as that to very
     /// many reads at once, is answered with MarshallingError (-5) instead. More than 2 GiB no frame holds.
     pub fn reply_bytes_max(mut self, bytes: usize) -> Self {

@@ -20,7 +20,7 @@ use super::jute::{
     Create, MultiOp, Opcode, Paths, Read, Reader, ReplyHeader, Request, RequestHeader, Scope,
     TooLong, Writer, watcher_event,
 };
-use super::outstanding::{Awaited, MARSHALLING_ERROR, Outstanding, Settled, Then, WithStat};
+use super::outstanding::{Awaited, Load, MARSHALLING_ERROR, Outstanding, Settled, Then, WithStat};
 use super::reconfig::{Change, Job};
 use super::settings::Settings;
 use super::statistics::{ConnectionFacts, Statistics};
@@ -95,6 +95,7 @@ impl Client {
             called_at: now,
             awaited: Awaited::Internal(session.add_auth(identity.clone())),
             sets_watch: false,
+            bytes: 0,
         });
         let outstanding = outstanding.collect();
         Client {
@@ -120,12 +121,16 @@ impl Client {
         self.outstanding.len()
     }
 
-    /// How many requests the cluster still has to answer. Those whose answers only wait for room are none.
-    pub(super) fn unanswered(&self) -> usize {
+    /// What the cluster still has to answer. Where an answer only waits for room that is nothing.
+    pub(super) fn unanswered(&self) -> Load {
         // They are answered in their order but for a few, and without a backlog the first of them is not.
         let requests = self.outstanding.iter();
         let unanswered = requests.skip_while(|request| request.awaited.is_answered());
-        unanswered.count()
+        let add = |load: Load, request: &Outstanding| Load {
+            requests: load.requests + 1,
+            bytes: load.bytes + request.bytes,
+        };
+        unanswered.fold(Load::default(), add)
     }
 
     /// Whether its session is over, and not at its own wish.
@@ -222,6 +227,7 @@ impl Client {
             called_at: around.now,
             awaited,
             sets_watch,
+            bytes: frame.len(),
         });
         Ok(Taken::Yes)
     }
@@ -454,6 +460,7 @@ impl Client {
                 called_at: self.touched_at,
                 awaited: Awaited::Internal(self.session.add_auth(identity.clone())),
                 sets_watch: false,
+                bytes: 0,
             });
         }
         let added = self.session.add_auth(last.clone());

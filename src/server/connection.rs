@@ -15,6 +15,7 @@ use std::time::Instant;
 use super::client::{ANSWERED, Client, Close, Taken};
 use super::jute::{Connect, connect_response, read_only_response};
 use super::output::Output;
+use super::outstanding::Load;
 use super::settings::Settings;
 use super::statistics::ConnectionFacts;
 use super::stream::Stream;
@@ -90,7 +91,7 @@ pub(super) struct Connection {
     readable: bool,
     writable: bool,
     /// Counted among all connections' outstanding requests.
-    counted: usize,
+    counted: Load,
     /// Bytes have come since its client was last heard of.
     has_news: bool,
     /// It is to be looked at again, and nobody will wake it: the total limit held it up, or what it counts
@@ -125,7 +126,7 @@ impl Connection {
             sent_at: now,
             readable: true,
             writable: true,
-            counted: 0,
+            counted: Load::default(),
             has_news: false,
             starved: false,
         }
@@ -257,8 +258,8 @@ impl Connection {
 
     /// What is counted of it no longer, now that it goes.
     pub(super) fn count_out(&mut self, shared: &super::Shared) {
-        shared.count_outstanding(self.counted, 0);
-        self.counted = 0;
+        shared.count_outstanding(self.counted, Load::default());
+        self.counted = Load::default();
         if std::mem::take(&mut self.handshaking) {
             let statistics = &shared.statistics;
             statistics.handshakes_outstanding.fetch_sub(1, Relaxed);
@@ -281,13 +282,14 @@ impl Connection {
     }
 
     fn count(&mut self, around: &Surroundings<'_>) {
-        let now = self.client().map_or(0, Client::unanswered);
+        let unanswered = self.client().map(Client::unanswered);
+        let now = unanswered.unwrap_or_default();
         around.shared.count_outstanding(self.counted, now);
         self.counted = now;
         let outstanding = self.client().map_or(0, Client::outstanding);
         self.facts.outstanding.store(outstanding, Relaxed);
         // Nothing is polled while it takes nothing, so that no answer would wake it.
-        self.starved |= now > 0 && self.is_congested(around.settings);
+        self.starved |= now.requests > 0 && self.is_congested(around.settings);
     }
 
     fn read(

@@ -47,6 +47,7 @@ pub use builder::{ServerError, ZooKeeperServerBuilder};
 use crate::{AuthId, Node, NodeHandle, NodeStatus, Result, SessionId, Version};
 use ensemble::Ensemble;
 use io::Mailbox;
+use outstanding::Load;
 use settings::Settings;
 use standing::Standing;
 use statistics::Statistics;
@@ -142,6 +143,7 @@ struct Shared {
     connections: AtomicUsize,
     by_address: Mutex<HashMap<IpAddr, usize>>,
     outstanding: AtomicUsize,
+    outstanding_bytes: AtomicUsize,
     statistics: Statistics,
     /// How many slow four-letter words are being answered.
     inspections: AtomicUsize,
@@ -180,6 +182,7 @@ impl Shared {
             connections: AtomicUsize::new(0),
             by_address: Mutex::default(),
             outstanding: AtomicUsize::new(0),
+            outstanding_bytes: AtomicUsize::new(0),
             statistics: Statistics::new(),
         }
     }
@@ -268,15 +271,18 @@ impl Shared {
 
     /// Whether another request may be called. Approximately: each thread looks for itself.
     fn may_call(&self) -> bool {
-        self.outstanding.load(Ordering::Relaxed) < self.settings.outstanding_total_max
+        let settings = &self.settings;
+        self.outstanding.load(Ordering::Relaxed) < settings.outstanding_total_max
+            && self.outstanding_bytes.load(Ordering::Relaxed) < settings.outstanding_bytes_total_max
     }
 
-    fn count_outstanding(&self, before: usize, now: usize) {
-        if now >= before {
-            self.outstanding.fetch_add(now - before, Ordering::Relaxed);
-        } else {
-            self.outstanding.fetch_sub(before - now, Ordering::Relaxed);
-        }
+    fn count_outstanding(&self, before: Load, now: Load) {
+        let count = |counter: &AtomicUsize, before: usize, now: usize| match now >= before {
+            true => counter.fetch_add(now - before, Ordering::Relaxed),
+            false => counter.fetch_sub(before - now, Ordering::Relaxed),
+        };
+        count(&self.outstanding, before.requests, now.requests);
+        count(&self.outstanding_bytes, before.bytes, now.bytes);
     }
 
     /// Counts a connection in, if there is room for it.

@@ -22,6 +22,16 @@ pub(super) struct Outstanding {
     pub awaited: Awaited,
     /// Whether it sets a watch when it succeeds: no event may come before its reply that isn't older.
     pub sets_watch: bool,
+    /// How long its frame was.
+    pub bytes: usize,
+}
+
+/// What requests weigh that are not answered.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) struct Load {
+    pub requests: usize,
+    /// How long their frames were, together.
+    pub bytes: usize,
 }
 
 /// What a request waits for.

@@ -20,6 +20,8 @@ pub(super) struct Settings {
     pub outstanding_max: usize,
     /// The most of them in all connections.
     pub outstanding_total_max: usize,
+    /// The most bytes that their frames may have.
+    pub outstanding_bytes_total_max: usize,
     /// The most bytes of one reply's body.
     pub reply_bytes_max: usize,
     /// When so many bytes wait to be sent to a client nothing more is taken from it.
@@ -74,6 +76,7 @@ impl Default for Settings {
             connections_per_address_max: 16_384,
             outstanding_max: 256,
             outstanding_total_max: 8_192,
+            outstanding_bytes_total_max: 256 * 1024 * 1024,
             reply_bytes_max: 64 * 1024 * 1024,
             unsent_bytes_max: 256 * 1024,
             watches_max: 100_000,
