@@ -335,3 +335,18 @@ fn what_watched_paths_weigh_is_limited() {
 }
 
 // ---- Words ------------------------------------------------------------------------------------
+
+#[test]
+fn who_asks_and_says_no_more_is_answered() {
+    let (_node, server) = serve_with(|builder| builder.four_letter_words(["*"]));
+    let _others: Vec<Wire> = (0..20).map(|_| connect(&server)).collect();
+    for word in ["cons", "srvr", "wchs", "mntr"] {
+        let mut asking = Wire::open(server.address()).stream;
+        asking.write_all(word.as_bytes()).unwrap();
+        asking.shutdown(Shutdown::Write).unwrap();
+        let mut answer = String::new();
+        asking.read_to_string(&mut answer).unwrap();
+        assert!(!answer.is_empty(), "{word}");
+    }
+    eventually("all who asked are gone", || server.connections() == 20);
+}

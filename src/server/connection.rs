@@ -305,10 +305,12 @@ impl Connection {
         #[cfg(feature = "tls")]
         self.note_handshake(around.shared);
         match read {
-            Ok(0) => Err(Close(match self.stage {
-                Stage::Leaving => ANSWERED,
-                _ => "its client has closed it",
-            })),
+            // It has no more to say, and waits for what it has asked for.
+            Ok(0) if matches!(self.stage, Stage::Leaving | Stage::Asked(_)) => {
+                self.readable = false;
+                Ok(false)
+            }
+            Ok(0) => Err(Close("its client has closed it")),
             Ok(count) => {
                 *turn_bytes += count;
                 let received = &around.shared.statistics.bytes_received;
