@@ -93,7 +93,9 @@ impl ZooKeeperServerBuilder {
         self
     }
 
-    /// The most connections: 16,384 by default. One more is closed as soon as it is accepted.
+    /// The most connections. One more is closed as soon as it is accepted. By default 16,384, or as many as
+    /// the process may still open files (its soft limit, where the system tells it: on Linux), less 256 that
+    /// are left to the node and its host: a storage that can open no file stops its node.
     pub fn connections_max(mut self, connections: usize) -> Self {
         self.settings.connections_max = connections;
         self
@@ -113,8 +115,8 @@ impl ZooKeeperServerBuilder {
         self
     }
 
-    /// The most bytes of requests of all connections that are under way: 256 MiB by default, and at most one
-    /// more request for each thread. No more are read meanwhile.
+    /// The most bytes of requests of all connections that are under way: 256 MiB by default, and beyond that
+    /// no more than a connection's turn for each thread. No more are read meanwhile.
     pub fn outstanding_bytes_total_max(mut self, bytes: usize) -> Self {
         self.settings.outstanding_bytes_total_max = bytes.max(1);
         self
