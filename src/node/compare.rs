@@ -6,9 +6,9 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::watches::WatchTable;
+use super::watches::{MayHear, WatchTable};
 use crate::ids::Zxid;
-use crate::op::{Change, EventKind};
+use crate::op::{Change, EventAcl, EventKind};
 use crate::path::ZnodePath;
 use crate::state::tree::Znode;
 use crate::state::{Reader, State};
@@ -19,10 +19,17 @@ pub(crate) trait Tree {
     fn znode(&self, path: &str) -> Option<Arc<Znode>>;
     /// The last write that it shows.
     fn zxid(&self) -> Zxid;
+    /// Who may hear of what happens to one of its znodes.
+    fn event_acl(&self, znode: &Znode) -> EventAcl;
 }
 
 /// Fires the watches on everything that differs, in the order of the writes, as far as it is known.
-pub(crate) fn fire_differences(table: &mut WatchTable, before: &impl Tree, after: &impl Tree) {
+pub(crate) fn fire_differences(
+    table: &mut WatchTable,
+    before: &impl Tree,
+    after: &impl Tree,
+    may_hear: MayHear<'_>,
+) {
     let mut paths = BTreeSet::new();
     for (path, recursive) in table.watched_paths() {
         let path = ZnodePath::from_shared(path);
@@ -39,7 +46,7 @@ pub(crate) fn fire_differences(table: &mut WatchTable, before: &impl Tree, after
     }
     changes.sort_by_key(|change| change.zxid);
     for change in changes {
-        table.fire_alone(&change);
+        table.fire_alone(&change, may_hear);
     }
 }
 
@@ -55,28 +62,32 @@ fn collect(tree: &impl Tree, path: &ZnodePath, paths: &mut BTreeSet<ZnodePath>) 
 }
 
 fn compare(path: &ZnodePath, before: &impl Tree, after: &impl Tree, changes: &mut Vec<Change>) {
-    let mut push = |zxid, kind| {
+    let mut push = |zxid, kind, acl| {
         changes.push(Change {
             zxid,
             kind,
             path: path.clone(),
+            acl,
+            parent_acl: None,
         })
     };
+    let of_old = |old: &Znode| before.event_acl(old);
+    let of_new = |new: &Znode| after.event_acl(new);
     match (before.znode(path.as_str()), after.znode(path.as_str())) {
         (None, None) => {}
-        (None, Some(new)) => push(new.czxid, EventKind::NodeCreated),
+        (None, Some(new)) => push(new.czxid, EventKind::NodeCreated, of_new(&new)),
         // When it was deleted is not known any more; certainly by now.
-        (Some(_), None) => push(after.zxid(), EventKind::NodeDeleted),
+        (Some(old), None) => push(after.zxid(), EventKind::NodeDeleted, of_old(&old)),
         (Some(old), Some(new)) if old.czxid != new.czxid => {
-            push(new.czxid, EventKind::NodeDeleted);
-            push(new.czxid, EventKind::NodeCreated);
+            push(new.czxid, EventKind::NodeDeleted, of_old(&old));
+            push(new.czxid, EventKind::NodeCreated, of_new(&new));
         }
         (Some(old), Some(new)) => {
             if old.mzxid != new.mzxid {
-                push(new.mzxid, EventKind::NodeDataChanged);
+                push(new.mzxid, EventKind::NodeDataChanged, of_new(&new));
             }
             if old.pzxid != new.pzxid {
-                push(new.pzxid, EventKind::NodeChildrenChanged);
+                push(new.pzxid, EventKind::NodeChildrenChanged, of_new(&new));
             }
         }
     }
@@ -90,6 +101,10 @@ impl Tree for State {
     fn zxid(&self) -> Zxid {
         State::zxid(self)
     }
+
+    fn event_acl(&self, znode: &Znode) -> EventAcl {
+        State::event_acl(self, znode)
+    }
 }
 
 impl Tree for Reader {
@@ -99,5 +114,9 @@ impl Tree for Reader {
 
     fn zxid(&self) -> Zxid {
         Reader::zxid(self)
+    }
+
+    fn event_acl(&self, znode: &Znode) -> EventAcl {
+        Reader::event_acl(self, znode)
     }
 }

@@ -17,8 +17,9 @@ use super::compare::fire_differences;
 use super::members::Members;
 use super::shared::{NodeShared, QueueDepths, Role, SessionHandle, SessionShared};
 use super::telling::Cause;
-use super::watches::WatchTable;
+use super::watches::{WatchQueue, WatchTable};
 use super::workers::{Done, SnapshotJob, WriteJob};
+use crate::acl::Acl;
 use crate::clock::Now;
 use crate::error::Error;
 use crate::ids::{ClusterId, NodeId, SessionId};
@@ -27,6 +28,7 @@ use crate::op::{Keeper, Password};
 use crate::replica::{
     Answer, Effects, Failure, Input, Output, Replica, SessionEvent, Staged, Ticket,
 };
+use crate::state::may_read;
 use crate::transport::{Message, Transport};
 
 /// How much one turn takes from each queue, so that no queue starves another.
@@ -458,11 +460,16 @@ impl Driver {
                     }
                 }
             }
+            let state = self.replica.state();
+            let may_hear = |queue: &WatchQueue, acl: &[Acl]| match queue.stranger() {
+                Some(stranger) => may_read(&stranger.identities(), acl),
+                None => state.may_read(queue.session(), acl),
+            };
             if effects.replaced {
                 // Comes to the present state, which the changes since the snapshot are part of.
-                fire_differences(&mut table, shared.reader(), self.replica.state());
+                fire_differences(&mut table, shared.reader(), state, &may_hear);
             } else {
-                table.fire(&effects.changes);
+                table.fire(&effects.changes, &may_hear);
             }
             self.replica.publish();
             for change in &effects.sessions {

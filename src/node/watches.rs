@@ -4,6 +4,9 @@
 //! are fired *and* published; whoever sets a watch reads under the same lock. So a watch is set either
 //! before a change, and hears of it, or after, and reads it: never neither, never both. And an event
 //! stands in its watcher's queue before anybody can read the change.
+//!
+//! An event goes only to who may read its znode, by the ACL as of the change (CVE-2024-23944); a one-shot
+//! watch is used up all the same. Who has proven what is not known here: the caller says it.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -12,6 +15,8 @@ use std::task::Waker;
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use parking_lot::Mutex;
 
+use super::shared::Stranger;
+use crate::acl::Acl;
 use crate::ids::{SessionId, Zxid};
 use crate::op::{Change, EventKind};
 use crate::path::{self, ZnodePath};
@@ -95,6 +100,8 @@ pub(crate) struct WatchQueue {
     id: u64,
     /// Whose it is.
     session: SessionId,
+    /// What that has proven, where it is none of the cluster's.
+    stranger: Option<Arc<Stranger>>,
     sender: Sender<Event>,
     receiver: Receiver<Event>,
     /// How many events it holds besides those two.
@@ -105,6 +112,14 @@ pub(crate) struct WatchQueue {
 }
 
 impl WatchQueue {
+    pub(crate) fn session(&self) -> SessionId {
+        self.session
+    }
+
+    pub(crate) fn stranger(&self) -> Option<&Stranger> {
+        self.stranger.as_deref()
+    }
+
     /// The channel that events come through.
     pub(crate) fn receiver(&self) -> &Receiver<Event> {
         &self.receiver
@@ -113,6 +128,19 @@ impl WatchQueue {
     /// Wakes this task when the next event comes.
     pub(crate) fn register(&self, waker: &Waker) {
         *self.waker.lock() = Some(waker.clone());
+    }
+
+    /// Puts in the event of a change, if it may be heard of.
+    fn hear(&self, change: &Change, may_hear: MayHear<'_>) {
+        if change.acl.as_ref().is_some_and(|acl| !may_hear(self, acl)) {
+            return;
+        }
+        let event = WatchEvent {
+            kind: change.kind,
+            path: change.path.clone(),
+            zxid: change.zxid,
+        };
+        self.push(Event::Changed(event), change.zxid);
     }
 
     /// Puts an event in, or remembers that it is lost.
@@ -158,6 +186,9 @@ impl WatchQueue {
     }
 }
 
+/// Whether whoever has this queue may read what has this ACL.
+pub(crate) type MayHear<'a> = &'a dyn Fn(&WatchQueue, &[Acl]) -> bool;
+
 /// The watches on one path.
 #[derive(Debug, Default)]
 struct PathWatches {
@@ -189,7 +220,12 @@ pub(crate) struct WatchTable {
 
 impl WatchTable {
     /// A queue for a new watcher of this session, holding up to `events_max` events.
-    pub(crate) fn add_watcher(&mut self, session: SessionId, events_max: usize) -> Arc<WatchQueue> {
+    pub(crate) fn add_watcher(
+        &mut self,
+        session: SessionId,
+        stranger: Option<Arc<Stranger>>,
+        events_max: usize,
+    ) -> Arc<WatchQueue> {
         self.next_id += 1;
         let events_max = events_max.max(1);
         // Bounded by `push`: a channel of that bound would take its whole memory at once.
@@ -197,6 +233,7 @@ impl WatchTable {
         let queue = Arc::new(WatchQueue {
             id: self.next_id,
             session,
+            stranger,
             sender,
             receiver,
             events_max,
@@ -324,40 +361,44 @@ impl WatchTable {
     }
 
     /// Tells everybody concerned of these changes, in order.
-    pub(crate) fn fire(&mut self, changes: &[Change]) {
+    pub(crate) fn fire(&mut self, changes: &[Change], may_hear: MayHear<'_>) {
         if self.count == 0 {
             return;
         }
         for change in changes {
             let mut told = Vec::new();
-            self.fire_at(change.path.as_str(), change, change.kind, &mut told);
+            self.fire_at(change.path.as_str(), change, &mut told, may_hear);
             if self.recursive > 0 {
-                self.fire_above(change, &mut told);
+                self.fire_above(change, &mut told, may_hear);
             }
             if change.kind != EventKind::NodeDataChanged
                 && let Some(parent) = change.path.parent()
             {
-                self.fire_children_changed(parent, change.zxid);
+                self.fire_children_changed(parent, change, may_hear);
             }
         }
     }
 
     /// Tells everybody concerned of one change, and of nothing that follows from it.
-    pub(crate) fn fire_alone(&mut self, change: &Change) {
+    pub(crate) fn fire_alone(&mut self, change: &Change, may_hear: MayHear<'_>) {
         let mut told = Vec::new();
-        self.fire_at(change.path.as_str(), change, change.kind, &mut told);
+        self.fire_at(change.path.as_str(), change, &mut told, may_hear);
         if self.recursive > 0 && change.kind != EventKind::NodeChildrenChanged {
-            self.fire_above(change, &mut told);
+            self.fire_above(change, &mut told, may_hear);
         }
     }
 
     /// Tells the watchers of `parent` that its list of children has changed.
-    fn fire_children_changed(&mut self, parent: &str, zxid: Zxid) {
+    fn fire_children_changed(&mut self, parent: &str, change: &Change, may_hear: MayHear<'_>) {
         if let Some((path, _)) = self.paths.get_key_value(parent) {
-            let path = ZnodePath::from_shared(path.clone());
-            let kind = EventKind::NodeChildrenChanged;
-            let change = Change { zxid, kind, path };
-            self.fire_at(parent, &change, kind, &mut Vec::new());
+            let change = Change {
+                zxid: change.zxid,
+                kind: EventKind::NodeChildrenChanged,
+                path: ZnodePath::from_shared(path.clone()),
+                acl: change.parent_acl.clone(),
+                parent_acl: None,
+            };
+            self.fire_at(parent, &change, &mut Vec::new(), may_hear);
         }
     }
 
@@ -384,21 +425,16 @@ impl WatchTable {
     }
 
     /// Fires the watches set on `at` itself. A watcher is told once, though it has several.
-    fn fire_at(&mut self, at: &str, change: &Change, kind: EventKind, told: &mut Vec<u64>) {
+    fn fire_at(&mut self, at: &str, change: &Change, told: &mut Vec<u64>, may_hear: MayHear<'_>) {
         let Some(watches) = self.paths.get_mut(at) else {
             return;
         };
         let mut fired = Vec::new();
         for (&(watcher, watch), &read) in &watches.watches {
-            if concerns(watch, kind) && change.zxid > read {
+            if concerns(watch, change.kind) && change.zxid > read {
                 if !told.contains(&watcher) {
                     told.push(watcher);
-                    let event = WatchEvent {
-                        kind,
-                        path: change.path.clone(),
-                        zxid: change.zxid,
-                    };
-                    self.queues[&watcher].push(Event::Changed(event), change.zxid);
+                    self.queues[&watcher].hear(change, may_hear);
                 }
                 if matches!(watch, WatchKind::Data | WatchKind::Children) {
                     fired.push((watcher, watch));
@@ -418,7 +454,7 @@ impl WatchTable {
     }
 
     /// Fires the recursive watches set above the changed znode.
-    fn fire_above(&mut self, change: &Change, told: &mut Vec<u64>) {
+    fn fire_above(&mut self, change: &Change, told: &mut Vec<u64>, may_hear: MayHear<'_>) {
         let mut at = change.path.parent();
         while let Some(ancestor) = at {
             if let Some(watches) = self.paths.get(ancestor) {
@@ -428,12 +464,7 @@ impl WatchTable {
                         && !told.contains(&watcher)
                     {
                         told.push(watcher);
-                        let event = WatchEvent {
-                            kind: change.kind,
-                            path: change.path.clone(),
-                            zxid: change.zxid,
-                        };
-                        self.queues[&watcher].push(Event::Changed(event), change.zxid);
+                        self.queues[&watcher].hear(change, may_hear);
                     }
                 }
             }
@@ -479,6 +510,8 @@ mod tests {
 
     fn change(zxid: u64, kind: EventKind, path: &str) -> Change {
         Change {
+            acl: None,
+            parent_acl: None,
             zxid: Zxid(zxid),
             kind,
             path: znode(path),
@@ -501,12 +534,15 @@ mod tests {
     fn scenario_11_d_a_one_shot_watch_fires_once() {
         // etcd #17247: an event was delivered twice.
         let mut table = WatchTable::default();
-        let queue = table.add_watcher(SessionId(1), 8);
+        let queue = table.add_watcher(SessionId(1), None, 8);
         table.add(&queue, &znode("/a"), WatchKind::Data, Zxid(1));
-        table.fire(&[
-            change(2, EventKind::NodeDataChanged, "/a"),
-            change(3, EventKind::NodeDataChanged, "/a"),
-        ]);
+        table.fire(
+            &[
+                change(2, EventKind::NodeDataChanged, "/a"),
+                change(3, EventKind::NodeDataChanged, "/a"),
+            ],
+            &|_, _| true,
+        );
         assert_eq!(heard(&queue), ["NodeDataChanged /a @2"]);
         assert_eq!(table.len(), 0);
     }
@@ -514,22 +550,22 @@ mod tests {
     #[test]
     fn a_change_that_was_read_already_does_not_fire() {
         let mut table = WatchTable::default();
-        let queue = table.add_watcher(SessionId(1), 8);
+        let queue = table.add_watcher(SessionId(1), None, 8);
         table.add(&queue, &znode("/a"), WatchKind::Data, Zxid(5));
-        table.fire(&[change(5, EventKind::NodeDataChanged, "/a")]);
+        table.fire(&[change(5, EventKind::NodeDataChanged, "/a")], &|_, _| true);
         assert!(heard(&queue).is_empty());
-        table.fire(&[change(6, EventKind::NodeDataChanged, "/a")]);
+        table.fire(&[change(6, EventKind::NodeDataChanged, "/a")], &|_, _| true);
         assert_eq!(heard(&queue), ["NodeDataChanged /a @6"]);
     }
 
     #[test]
     fn a_deletion_is_heard_once_by_a_watcher_of_data_and_children() {
         let mut table = WatchTable::default();
-        let queue = table.add_watcher(SessionId(1), 8);
+        let queue = table.add_watcher(SessionId(1), None, 8);
         for kind in [WatchKind::Data, WatchKind::Children] {
             table.add(&queue, &znode("/a"), kind, Zxid(1));
         }
-        table.fire(&[change(2, EventKind::NodeDeleted, "/a")]);
+        table.fire(&[change(2, EventKind::NodeDeleted, "/a")], &|_, _| true);
         assert_eq!(heard(&queue), ["NodeDeleted /a @2"]);
         assert_eq!(table.len(), 0);
     }
@@ -537,19 +573,21 @@ mod tests {
     #[test]
     fn children_watches_fire_on_creation_and_deletion_but_not_on_data() {
         let mut table = WatchTable::default();
-        let queue = table.add_watcher(SessionId(1), 8);
+        let queue = table.add_watcher(SessionId(1), None, 8);
         table.add(&queue, &znode("/p"), WatchKind::Children, Zxid(1));
-        table.fire(&[change(2, EventKind::NodeDataChanged, "/p/c")]);
+        table.fire(&[change(2, EventKind::NodeDataChanged, "/p/c")], &|_, _| {
+            true
+        });
         assert!(heard(&queue).is_empty());
-        table.fire(&[change(3, EventKind::NodeCreated, "/p/c")]);
+        table.fire(&[change(3, EventKind::NodeCreated, "/p/c")], &|_, _| true);
         assert_eq!(heard(&queue), ["NodeChildrenChanged /p @3"]);
     }
 
     #[test]
     fn a_persistent_watch_hears_children_and_a_recursive_one_descendants() {
         let mut table = WatchTable::default();
-        let plain = table.add_watcher(SessionId(1), 8);
-        let recursive = table.add_watcher(SessionId(1), 8);
+        let plain = table.add_watcher(SessionId(1), None, 8);
+        let recursive = table.add_watcher(SessionId(1), None, 8);
         table.add(&plain, &znode("/p"), WatchKind::Persistent, Zxid(1));
         table.add(
             &recursive,
@@ -557,11 +595,14 @@ mod tests {
             WatchKind::PersistentRecursive,
             Zxid(1),
         );
-        table.fire(&[
-            change(2, EventKind::NodeCreated, "/p/c"),
-            change(3, EventKind::NodeCreated, "/p/c/d"),
-            change(4, EventKind::NodeDataChanged, "/p"),
-        ]);
+        table.fire(
+            &[
+                change(2, EventKind::NodeCreated, "/p/c"),
+                change(3, EventKind::NodeCreated, "/p/c/d"),
+                change(4, EventKind::NodeDataChanged, "/p"),
+            ],
+            &|_, _| true,
+        );
         assert_eq!(
             heard(&plain),
             ["NodeChildrenChanged /p @2", "NodeDataChanged /p @4"]
@@ -580,45 +621,51 @@ mod tests {
     fn scenario_11_b_an_overflow_is_one_explicit_event_and_names_the_first_loss() {
         // etcd #17529 and #18089: a slow watcher lost events under load, and never heard of it.
         let mut table = WatchTable::default();
-        let queue = table.add_watcher(SessionId(1), 2);
+        let queue = table.add_watcher(SessionId(1), None, 2);
         table.add(&queue, &znode("/a"), WatchKind::Persistent, Zxid(1));
         let changes: Vec<_> = (2..=6)
             .map(|zxid| change(zxid, EventKind::NodeDataChanged, "/a"))
             .collect();
-        table.fire(&changes);
+        table.fire(&changes, &|_, _| true);
         assert_eq!(
             heard(&queue),
             ["NodeDataChanged /a @2", "NodeDataChanged /a @3"]
         );
         table.report_missed();
         assert_eq!(heard(&queue), ["missed from 4"]);
-        table.fire(&[change(7, EventKind::NodeDataChanged, "/a")]);
+        table.fire(&[change(7, EventKind::NodeDataChanged, "/a")], &|_, _| true);
         assert_eq!(heard(&queue), ["NodeDataChanged /a @7"]);
     }
 
     #[test]
     fn a_loss_is_told_before_any_later_event() {
         let mut table = WatchTable::default();
-        let queue = table.add_watcher(SessionId(1), 1);
+        let queue = table.add_watcher(SessionId(1), None, 1);
         table.add(&queue, &znode("/a"), WatchKind::Persistent, Zxid(1));
-        table.fire(&[
-            change(2, EventKind::NodeDataChanged, "/a"),
-            change(3, EventKind::NodeDataChanged, "/a"),
-        ]);
+        table.fire(
+            &[
+                change(2, EventKind::NodeDataChanged, "/a"),
+                change(3, EventKind::NodeDataChanged, "/a"),
+            ],
+            &|_, _| true,
+        );
         assert_eq!(heard(&queue), ["NodeDataChanged /a @2"]);
-        table.fire(&[change(4, EventKind::NodeDataChanged, "/a")]);
+        table.fire(&[change(4, EventKind::NodeDataChanged, "/a")], &|_, _| true);
         assert_eq!(heard(&queue), ["missed from 3"]);
     }
 
     #[test]
     fn a_sessions_end_is_told_though_the_queue_is_full() {
         let mut table = WatchTable::default();
-        let queue = table.add_watcher(SessionId(1), 1);
+        let queue = table.add_watcher(SessionId(1), None, 1);
         table.add(&queue, &znode("/a"), WatchKind::Persistent, Zxid(1));
-        table.fire(&[
-            change(2, EventKind::NodeDataChanged, "/a"),
-            change(3, EventKind::NodeDataChanged, "/a"),
-        ]);
+        table.fire(
+            &[
+                change(2, EventKind::NodeDataChanged, "/a"),
+                change(3, EventKind::NodeDataChanged, "/a"),
+            ],
+            &|_, _| true,
+        );
         WatchTable::tell(&queue, SessionState::Lost);
         assert_eq!(
             heard(&queue),
@@ -629,7 +676,7 @@ mod tests {
     #[test]
     fn a_watcher_that_is_gone_leaves_nothing_behind() {
         let mut table = WatchTable::default();
-        let queue = table.add_watcher(SessionId(1), 8);
+        let queue = table.add_watcher(SessionId(1), None, 8);
         table.add(&queue, &znode("/a"), WatchKind::Data, Zxid(1));
         table.add(
             &queue,
@@ -639,17 +686,37 @@ mod tests {
         );
         table.remove_watcher(&queue);
         assert_eq!((table.len(), table.recursive, table.paths.len()), (0, 0, 0));
-        table.fire(&[change(2, EventKind::NodeDataChanged, "/a")]);
+        table.fire(&[change(2, EventKind::NodeDataChanged, "/a")], &|_, _| true);
+    }
+
+    #[test]
+    fn who_may_not_read_is_told_nothing_and_its_one_shot_watch_is_used_up() {
+        let mut table = WatchTable::default();
+        let queue = table.add_watcher(SessionId(1), None, 8);
+        for kind in [WatchKind::Data, WatchKind::Persistent] {
+            table.add(&queue, &znode("/a"), kind, Zxid(1));
+        }
+        table.add(&queue, &znode("/"), WatchKind::PersistentRecursive, Zxid(1));
+        let mut secret = change(2, EventKind::NodeDeleted, "/a");
+        secret.acl = Some(Arc::new([]));
+        secret.parent_acl = Some(Arc::new([]));
+        table.fire(&[secret.clone()], &|_, _| false);
+        assert!(heard(&queue).is_empty());
+        assert!(!table.contains(&queue, "/a", WatchKind::Data));
+        assert!(table.contains(&queue, "/a", WatchKind::Persistent));
+        secret.zxid = Zxid(3);
+        table.fire(&[secret], &|_, _| true);
+        assert_eq!(heard(&queue), ["NodeDeleted /a @3"]);
     }
 
     #[test]
     fn a_removed_watch_is_silent() {
         let mut table = WatchTable::default();
-        let queue = table.add_watcher(SessionId(1), 8);
+        let queue = table.add_watcher(SessionId(1), None, 8);
         table.add(&queue, &znode("/a"), WatchKind::Persistent, Zxid(1));
         assert!(table.remove(&queue, "/a", WatchKind::Persistent));
         assert!(!table.remove(&queue, "/a", WatchKind::Persistent));
-        table.fire(&[change(2, EventKind::NodeDataChanged, "/a")]);
+        table.fire(&[change(2, EventKind::NodeDataChanged, "/a")], &|_, _| true);
         assert!(heard(&queue).is_empty());
     }
 }
