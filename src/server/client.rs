@@ -4,7 +4,7 @@
 //! reply that shows its change, and after the reply of the read that set its watch: both are told by
 //! the zxids of answers and events. It knows no socket: bytes go into a buffer.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -495,6 +495,12 @@ impl Client {
             (WatchKind::Persistent, &paths.persistent),
             (WatchKind::PersistentRecursive, &paths.recursive),
         ];
+        // Also what has changed, and is watched no more, is held until it is told of.
+        let one_shot = kinds.iter().flat_map(|(_, paths)| paths.iter());
+        let lasting = persistent.iter().flat_map(|(_, paths)| paths.iter());
+        let asked: HashSet<&str> = one_shot.chain(lasting).map(|path| &**path).collect();
+        let asked_bytes = asked.iter().map(|path| path.len()).sum();
+        check_watches(asked.len(), asked_bytes, around.settings)?;
         for (state, paths) in kinds {
             for path in paths {
                 let _ = self.session.resume_watch(path, state, since, &self.watcher);
@@ -514,12 +520,8 @@ impl Client {
     /// nobody else empties meanwhile. Overrun, it would close the connection, and the next one for the same
     /// reason.
     fn note_resumed(&mut self, around: &Surroundings<'_>) -> Result<(), Close> {
-        let settings = around.settings;
-        if self.paths_watched() > settings.watches_max
-            || self.watcher.path_bytes_watched() > settings.watch_path_bytes_max
-        {
-            return Err(Close("it would have too many watches"));
-        }
+        let bytes = self.watcher.path_bytes_watched();
+        check_watches(self.paths_watched(), bytes, around.settings)?;
         // The connection is at work, and polls the queue again before it rests.
         let mut context = Context::from_waker(Waker::noop());
         while let Some(event) = self.next_event(&mut context, around.now)? {
@@ -731,6 +733,13 @@ impl Client {
 
 /// Not a fault: the client was told what it has to know.
 pub(super) const ANSWERED: &str = "";
+
+fn check_watches(paths: usize, bytes: usize, settings: &Settings) -> Result<(), Close> {
+    match paths > settings.watches_max || bytes > settings.watch_path_bytes_max {
+        true => Err(Close("it would have too many watches")),
+        false => Ok(()),
+    }
+}
 
 fn too_many_watches(settings: &Settings) -> i32 {
     let (queue, limit) = ("watches of the session", settings.watches_max);
