@@ -268,4 +268,11 @@ pub(crate) struct Change {
     pub kind: EventKind,
     /// Which znode.
     pub path: crate::path::ZnodePath,
+    /// The ACL of the znode, as of the change; of a deleted one its last. None where it is the open one.
+    pub acl: EventAcl,
+    /// That of its parent, where the parent's list of children has changed.
+    pub parent_acl: EventAcl,
 }
+
+/// Who may hear of a change: whoever may read the znode. None is everybody.
+pub(crate) type EventAcl = Option<std::sync::Arc<[crate::acl::Acl]>>;

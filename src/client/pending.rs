@@ -140,6 +140,15 @@ impl<T> Pending<T> {
         Some(result.result)
     }
 
+    /// Whether the answer is there, to be taken without waiting, or was taken. Nobody is woken for having
+    /// asked.
+    pub fn is_answered(&self) -> bool {
+        match &self.source {
+            Source::Ready(_) => true,
+            Source::Waiting { answer, .. } => answer.has_message() || answer.is_closed(),
+        }
+    }
+
     /// As polling it as a [`Future`], and says as of which zxid the answer is: by it answers and watch
     /// events are brought into one order.
     ///

@@ -449,7 +449,8 @@ impl Session {
     /// session's state.
     pub fn watcher(&self, events_max: usize) -> Watcher {
         let mut table = self.handle.node.watches.lock();
-        let queue = table.add_watcher(self.id(), events_max);
+        let stranger = self.handle.shared.stranger.clone();
+        let queue = table.add_watcher(self.id(), stranger, events_max);
         self.handle.shared.add_watcher(&queue, &mut table);
         drop(table);
         Watcher::new(self.clone(), queue)
@@ -501,6 +502,9 @@ impl Session {
     /// Sets a watch for changes from now on, whether or not there is a znode: persistent ones are set
     /// this way (ZooKeeper's `addWatch`). The answer is the zxid up to which this session has seen the
     /// tree: what it reads from then on, and what the watch tells, leave no gap.
+    ///
+    /// Of a change to a znode that the session may not read (READ, by the ACL as of the change) it is not
+    /// told.
     ///
     /// # Errors
     /// [`Error::InvalidPath`].

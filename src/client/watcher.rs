@@ -106,6 +106,15 @@ impl Watcher {
         self.session.node().watches.lock().paths_of(&self.queue)
     }
 
+    /// How many bytes those paths have, together.
+    pub fn path_bytes_watched(&self) -> usize {
+        self.session
+            .node()
+            .watches
+            .lock()
+            .path_bytes_of(&self.queue)
+    }
+
     fn seen(&mut self, event: Event) -> Event {
         // An event stands in the queue a moment before its change can be read; whoever reads because of
         // it must find the change. Both happen while the table of watches is locked.

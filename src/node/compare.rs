@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::watches::WatchTable;
 use crate::ids::Zxid;
-use crate::op::{Change, EventKind};
+use crate::op::{Change, EventAcl, EventKind};
 use crate::path::ZnodePath;
 use crate::state::tree::Znode;
 use crate::state::{Reader, State};
@@ -19,6 +19,8 @@ pub(crate) trait Tree {
     fn znode(&self, path: &str) -> Option<Arc<Znode>>;
     /// The last write that it shows.
     fn zxid(&self) -> Zxid;
+    /// Who may hear of what happens to one of its znodes.
+    fn event_acl(&self, znode: &Znode) -> EventAcl;
 }
 
 /// What differs where a watch is set, and at these paths, in the order of the writes, as far as it is
@@ -59,28 +61,32 @@ fn collect(tree: &impl Tree, path: &ZnodePath, paths: &mut BTreeSet<ZnodePath>) 
 }
 
 fn compare(path: &ZnodePath, before: &impl Tree, after: &impl Tree, changes: &mut Vec<Change>) {
-    let mut push = |zxid, kind| {
+    let mut push = |zxid, kind, acl| {
         changes.push(Change {
             zxid,
             kind,
             path: path.clone(),
+            acl,
+            parent_acl: None,
         })
     };
+    let of_old = |old: &Znode| before.event_acl(old);
+    let of_new = |new: &Znode| after.event_acl(new);
     match (before.znode(path.as_str()), after.znode(path.as_str())) {
         (None, None) => {}
-        (None, Some(new)) => push(new.czxid, EventKind::NodeCreated),
+        (None, Some(new)) => push(new.czxid, EventKind::NodeCreated, of_new(&new)),
         // When it was deleted is not known any more; certainly by now.
-        (Some(_), None) => push(after.zxid(), EventKind::NodeDeleted),
+        (Some(old), None) => push(after.zxid(), EventKind::NodeDeleted, of_old(&old)),
         (Some(old), Some(new)) if old.czxid != new.czxid => {
-            push(new.czxid, EventKind::NodeDeleted);
-            push(new.czxid, EventKind::NodeCreated);
+            push(new.czxid, EventKind::NodeDeleted, of_old(&old));
+            push(new.czxid, EventKind::NodeCreated, of_new(&new));
         }
         (Some(old), Some(new)) => {
             if old.mzxid != new.mzxid {
-                push(new.mzxid, EventKind::NodeDataChanged);
+                push(new.mzxid, EventKind::NodeDataChanged, of_new(&new));
             }
             if old.pzxid != new.pzxid {
-                push(new.pzxid, EventKind::NodeChildrenChanged);
+                push(new.pzxid, EventKind::NodeChildrenChanged, of_new(&new));
             }
         }
     }
@@ -94,6 +100,10 @@ impl Tree for State {
     fn zxid(&self) -> Zxid {
         State::zxid(self)
     }
+
+    fn event_acl(&self, znode: &Znode) -> EventAcl {
+        State::event_acl(self, znode)
+    }
 }
 
 impl Tree for Reader {
@@ -103,5 +113,9 @@ impl Tree for Reader {
 
     fn zxid(&self) -> Zxid {
         Reader::zxid(self)
+    }
+
+    fn event_acl(&self, znode: &Znode) -> EventAcl {
+        Reader::event_acl(self, znode)
     }
 }

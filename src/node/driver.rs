@@ -18,8 +18,9 @@ use super::members::Members;
 use super::shared::{NodeShared, QueueDepths, Role, SessionHandle, SessionShared};
 use super::telling::Cause;
 use super::unfired::Unfired;
-use super::watches::WatchTable;
+use super::watches::{WatchQueue, WatchTable};
 use super::workers::{Done, SnapshotJob, WriteJob};
+use crate::acl::Acl;
 use crate::clock::Now;
 use crate::error::Error;
 use crate::ids::{ClusterId, NodeId, SessionId};
@@ -28,6 +29,8 @@ use crate::path::ZnodePath;
 use crate::replica::{
     Answer, Effects, Failure, Input, Output, Replica, SessionEvent, Staged, Ticket,
 };
+use crate::state::State;
+use crate::state::may_read;
 use crate::transport::{Message, Transport};
 
 /// How much one turn takes from each queue, so that no queue starves another.
@@ -501,7 +504,7 @@ impl Driver {
             for (ticket, answer) in &effects.answers {
                 if let Some(call) = self.calls.get(ticket.0 as usize) {
                     if let Some((watch, read)) = call.watch_set(answer) {
-                        unfired.fire_through(read, &mut table);
+                        unfired.fire_through(read, &mut table, &may_hear(self.replica.state()));
                         table.add(&watch.queue, &watch.path, watch.kind, read);
                     }
                     if let Some(asked) = call.asked()
@@ -513,7 +516,7 @@ impl Driver {
                     }
                 }
             }
-            unfired.fire_rest(&mut table);
+            unfired.fire_rest(&mut table, &may_hear(self.replica.state()));
             self.replica.publish();
             for change in &effects.sessions {
                 self.tell_session(change, &mut table);
@@ -705,5 +708,13 @@ impl Driver {
         if rules != rules_before {
             self.shared.telling.rules_changed(rules);
         }
+    }
+}
+
+/// Whose watcher may hear of a change of a znode with such an ACL, by what is applied.
+fn may_hear(state: &State) -> impl Fn(&WatchQueue, &[Acl]) -> bool + '_ {
+    |queue, acl| match queue.stranger() {
+        Some(stranger) => may_read(&stranger.identities(), acl),
+        None => state.may_read(queue.session(), acl),
     }
 }

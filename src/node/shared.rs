@@ -348,7 +348,7 @@ pub(crate) struct SessionShared {
     pub timeout_ms: u32,
     pub keeper: Keeper,
     /// Set where it is none of the cluster's sessions, but reads at this node alone.
-    pub(crate) stranger: Option<Stranger>,
+    pub(crate) stranger: Option<Arc<Stranger>>,
     state: AtomicU8,
     /// Nanoseconds of the node's monotonic clock.
     certain_until: AtomicU64,
@@ -405,7 +405,7 @@ impl SessionShared {
     ) -> Arc<SessionShared> {
         let shared = SessionShared::new(id, password, 0, timeout_ms, Duration::ZERO, Keeper::Host);
         let mut shared = Arc::into_inner(shared).expect("it was just made");
-        shared.stranger = Some(Stranger::default());
+        shared.stranger = Some(Arc::default());
         Arc::new(shared)
     }
 

@@ -5,14 +5,14 @@
 //! them, the one that takes its place does not. So the invariant: when a watch is set as of a zxid, the
 //! watches of all changes up to it have been fired, and of none after.
 
-use super::watches::WatchTable;
+use super::watches::{MayHear, WatchTable};
 use crate::ids::Zxid;
 use crate::op::Change;
 
 /// Changes whose watches are not fired yet, in the order of their zxids.
 pub(crate) struct Unfired<'a> {
     changes: &'a [Change],
-    fire: fn(&mut WatchTable, &[Change]),
+    fire: fn(&mut WatchTable, &[Change], MayHear<'_>),
 }
 
 impl<'a> Unfired<'a> {
@@ -33,16 +33,21 @@ impl<'a> Unfired<'a> {
     }
 
     /// Fires the watches of the changes up to and including `zxid`, which a read has seen.
-    pub(crate) fn fire_through(&mut self, zxid: Zxid, table: &mut WatchTable) {
+    pub(crate) fn fire_through(
+        &mut self,
+        zxid: Zxid,
+        table: &mut WatchTable,
+        may_hear: MayHear<'_>,
+    ) {
         let seen = self.changes.partition_point(|change| change.zxid <= zxid);
         let (seen, later) = self.changes.split_at(seen);
         self.changes = later;
-        (self.fire)(table, seen);
+        (self.fire)(table, seen, may_hear);
     }
 
     /// Fires the watches of all that are left.
-    pub(crate) fn fire_rest(self, table: &mut WatchTable) {
-        (self.fire)(table, self.changes);
+    pub(crate) fn fire_rest(self, table: &mut WatchTable, may_hear: MayHear<'_>) {
+        (self.fire)(table, self.changes, may_hear);
     }
 }
 
@@ -59,6 +64,8 @@ mod tests {
             zxid: Zxid(zxid),
             kind: EventKind::NodeDataChanged,
             path: ZnodePath::parse("/a").unwrap(),
+            acl: None,
+            parent_acl: None,
         }
     }
 
@@ -80,16 +87,16 @@ mod tests {
         ];
         for unfired in kinds {
             let mut table = WatchTable::default();
-            let queue = table.add_watcher(SessionId(1), 8);
+            let queue = table.add_watcher(SessionId(1), None, 8);
             let path = ZnodePath::parse("/a").unwrap();
             table.add(&queue, &path, WatchKind::Data, Zxid(5));
             let changes = [data_set(6), data_set(7), data_set(8), data_set(9)];
             let mut unfired = unfired(&changes);
-            unfired.fire_through(Zxid(7), &mut table);
+            unfired.fire_through(Zxid(7), &mut table, &|_, _| true);
             table.add(&queue, &path, WatchKind::Data, Zxid(7));
             assert_eq!(heard(&queue), [6]);
-            unfired.fire_through(Zxid(7), &mut table);
-            unfired.fire_rest(&mut table);
+            unfired.fire_through(Zxid(7), &mut table, &|_, _| true);
+            unfired.fire_rest(&mut table, &|_, _| true);
             assert_eq!(heard(&queue), [8]);
             assert_eq!(table.len(), 0);
         }

@@ -82,20 +82,25 @@ mod tests {
     fn whoever_is_woken_may_lock_the_table() {
         let inline = Arc::new(Inline::default());
         let path = ZnodePath::parse("/a").unwrap();
-        let queue = inline.watches.lock().add_watcher(SessionId(1), 1);
+        let queue = inline.watches.lock().add_watcher(SessionId(1), None, 1);
         let kind = WatchKind::Persistent;
         inline.watches.lock().add(&queue, &path, kind, Zxid(0));
         let change = |zxid| Change {
             zxid: Zxid(zxid),
             kind: EventKind::NodeDataChanged,
             path: path.clone(),
+            acl: None,
+            parent_acl: None,
         };
         let woken = |event: &dyn Fn(&mut WatchTable)| {
             queue.register(&Waker::from(inline.clone()));
             event(&mut inline.watches.lock());
             inline.unlocked.swap(0, Ordering::SeqCst)
         };
-        assert_eq!(woken(&|table| table.fire(&[change(1), change(2)])), 1);
+        assert_eq!(
+            woken(&|table| table.fire(&[change(1), change(2)], &|_, _| true)),
+            1
+        );
         queue.receiver().try_recv().unwrap();
         assert_eq!(woken(&WatchTable::report_missed), 1);
         let lost = SessionState::Lost;

@@ -4,6 +4,9 @@
 //! are fired *and* published; whoever sets a watch reads under the same lock. So a watch is set either
 //! before a change, and hears of it, or after, and reads it: never neither, never both. And an event
 //! stands in its watcher's queue before anybody can read the change.
+//!
+//! An event goes only to who may read its znode, by the ACL as of the change (CVE-2024-23944); a one-shot
+//! watch is used up all the same. Who has proven what is not known here: the caller says it.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -12,6 +15,8 @@ use std::task::Waker;
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use parking_lot::Mutex;
 
+use super::shared::Stranger;
+use crate::acl::Acl;
 use crate::ids::{SessionId, Zxid};
 use crate::op::{Change, EventKind};
 use crate::path::{self, ZnodePath};
@@ -95,6 +100,8 @@ pub(crate) struct WatchQueue {
     id: u64,
     /// Whose it is.
     session: SessionId,
+    /// What that has proven, where it is none of the cluster's.
+    stranger: Option<Arc<Stranger>>,
     sender: Sender<Event>,
     receiver: Receiver<Event>,
     /// How many events it holds besides those two.
@@ -105,6 +112,14 @@ pub(crate) struct WatchQueue {
 }
 
 impl WatchQueue {
+    pub(crate) fn session(&self) -> SessionId {
+        self.session
+    }
+
+    pub(crate) fn stranger(&self) -> Option<&Stranger> {
+        self.stranger.as_deref()
+    }
+
     /// The channel that events come through.
     pub(crate) fn receiver(&self) -> &Receiver<Event> {
         &self.receiver
@@ -116,6 +131,19 @@ impl WatchQueue {
         let before = self.waker.lock().replace(waker);
         // Its task may go with it, and with that anything.
         drop(before);
+    }
+
+    /// Puts in the event of a change, if it may be heard of.
+    fn hear(&self, change: &Change, may_hear: MayHear<'_>, wakers: &mut Vec<Waker>) {
+        if change.acl.as_ref().is_some_and(|acl| !may_hear(self, acl)) {
+            return;
+        }
+        let event = WatchEvent {
+            kind: change.kind,
+            path: change.path.clone(),
+            zxid: change.zxid,
+        };
+        self.push(Event::Changed(event), change.zxid, wakers);
     }
 
     /// Puts an event in, or remembers that it is lost.
@@ -159,11 +187,23 @@ impl WatchQueue {
     }
 }
 
+/// Whether whoever has this queue may read what has this ACL.
+pub(crate) type MayHear<'a> = &'a dyn Fn(&WatchQueue, &[Acl]) -> bool;
+
 /// The watches on one path.
 #[derive(Debug, Default)]
 struct PathWatches {
     /// By watcher and kind: the zxid that the watcher has read; later changes concern it.
     watches: BTreeMap<(u64, WatchKind), Zxid>,
+}
+
+/// The paths that one watcher has watches on.
+#[derive(Debug, Default)]
+struct WatchedPaths {
+    /// How many watches on each.
+    counts: BTreeMap<Arc<str>, usize>,
+    /// How long they are, together.
+    bytes: usize,
 }
 
 /// All watches of a node.
@@ -173,7 +213,7 @@ pub(crate) struct WatchTable {
     /// In order: whoever is told of losses at once is told in it.
     queues: BTreeMap<u64, Arc<WatchQueue>>,
     /// Which paths each watcher has watches on.
-    by_watcher: HashMap<u64, BTreeMap<Arc<str>, usize>>,
+    by_watcher: HashMap<u64, WatchedPaths>,
     /// How many watches are recursive: while there are none, ancestors need not be looked at.
     recursive: usize,
     count: usize,
@@ -184,7 +224,12 @@ pub(crate) struct WatchTable {
 
 impl WatchTable {
     /// A queue for a new watcher of this session, holding up to `events_max` events.
-    pub(crate) fn add_watcher(&mut self, session: SessionId, events_max: usize) -> Arc<WatchQueue> {
+    pub(crate) fn add_watcher(
+        &mut self,
+        session: SessionId,
+        stranger: Option<Arc<Stranger>>,
+        events_max: usize,
+    ) -> Arc<WatchQueue> {
         self.next_id += 1;
         let events_max = events_max.max(1);
         // Bounded by `push`: a channel of that bound would take its whole memory at once.
@@ -192,6 +237,7 @@ impl WatchTable {
         let queue = Arc::new(WatchQueue {
             id: self.next_id,
             session,
+            stranger,
             sender,
             receiver,
             events_max,
@@ -205,7 +251,7 @@ impl WatchTable {
     /// Ends a watcher with all its watches.
     pub(crate) fn remove_watcher(&mut self, queue: &WatchQueue) {
         let paths = self.by_watcher.remove(&queue.id).unwrap_or_default();
-        for path in paths.into_keys() {
+        for path in paths.counts.into_keys() {
             if let Some(watches) = self.paths.get_mut(&path) {
                 watches.watches.retain(|(watcher, kind), _| {
                     let other = *watcher != queue.id;
@@ -238,12 +284,13 @@ impl WatchTable {
         let path = path.shared().clone();
         let watches = &mut self.paths.entry(path.clone()).or_default().watches;
         if watches.insert((queue.id, kind), read).is_none() {
-            *self
-                .by_watcher
-                .entry(queue.id)
-                .or_default()
-                .entry(path)
-                .or_default() += 1;
+            let watched = self.by_watcher.entry(queue.id).or_default();
+            let length = path.len();
+            let count = watched.counts.entry(path).or_default();
+            *count += 1;
+            if *count == 1 {
+                watched.bytes += length;
+            }
             self.count += 1;
             self.recursive += usize::from(kind == WatchKind::PersistentRecursive);
         }
@@ -275,7 +322,14 @@ impl WatchTable {
 
     /// On how many paths a watcher has watches.
     pub(crate) fn paths_of(&self, queue: &WatchQueue) -> usize {
-        self.by_watcher.get(&queue.id).map_or(0, BTreeMap::len)
+        let watched = self.by_watcher.get(&queue.id);
+        watched.map_or(0, |watched| watched.counts.len())
+    }
+
+    /// How long those paths are, together.
+    pub(crate) fn path_bytes_of(&self, queue: &WatchQueue) -> usize {
+        let watched = self.by_watcher.get(&queue.id);
+        watched.map_or(0, |watched| watched.bytes)
     }
 
     /// How many watches there are.
@@ -312,40 +366,44 @@ impl WatchTable {
     }
 
     /// Tells everybody concerned of these changes, in order.
-    pub(crate) fn fire(&mut self, changes: &[Change]) {
+    pub(crate) fn fire(&mut self, changes: &[Change], may_hear: MayHear<'_>) {
         if self.count == 0 {
             return;
         }
         for change in changes {
-            let told = self.fire_at(change.path.as_str(), change);
+            let told = self.fire_at(change.path.as_str(), change, may_hear);
             if self.recursive > 0 {
-                self.fire_above(change, told);
+                self.fire_above(change, told, may_hear);
             }
             if change.kind != EventKind::NodeDataChanged
                 && let Some(parent) = change.path.parent()
             {
-                self.fire_children_changed(parent, change.zxid);
+                self.fire_children_changed(parent, change, may_hear);
             }
         }
     }
 
     /// Tells everybody concerned of these changes, in order, and of nothing that follows from them.
-    pub(crate) fn fire_alone(&mut self, changes: &[Change]) {
+    pub(crate) fn fire_alone(&mut self, changes: &[Change], may_hear: MayHear<'_>) {
         for change in changes {
-            let told = self.fire_at(change.path.as_str(), change);
+            let told = self.fire_at(change.path.as_str(), change, may_hear);
             if self.recursive > 0 && change.kind != EventKind::NodeChildrenChanged {
-                self.fire_above(change, told);
+                self.fire_above(change, told, may_hear);
             }
         }
     }
 
     /// Tells the watchers of `parent` that its list of children has changed.
-    fn fire_children_changed(&mut self, parent: &str, zxid: Zxid) {
+    fn fire_children_changed(&mut self, parent: &str, change: &Change, may_hear: MayHear<'_>) {
         if let Some((path, _)) = self.paths.get_key_value(parent) {
-            let path = ZnodePath::from_shared(path.clone());
-            let kind = EventKind::NodeChildrenChanged;
-            let change = Change { zxid, kind, path };
-            self.fire_at(parent, &change);
+            let change = Change {
+                zxid: change.zxid,
+                kind: EventKind::NodeChildrenChanged,
+                path: ZnodePath::from_shared(path.clone()),
+                acl: change.parent_acl.clone(),
+                parent_acl: None,
+            };
+            self.fire_at(parent, &change, may_hear);
         }
     }
 
@@ -378,7 +436,7 @@ impl WatchTable {
 
     /// Fires the watches set on `at` itself. A watcher is told once, though it has several. Returns
     /// those who were told, sorted.
-    fn fire_at(&mut self, at: &str, change: &Change) -> Vec<u64> {
+    fn fire_at(&mut self, at: &str, change: &Change, may_hear: MayHear<'_>) -> Vec<u64> {
         let mut told = Vec::new();
         let Some(watches) = self.paths.get_mut(at) else {
             return told;
@@ -389,13 +447,7 @@ impl WatchTable {
                 // The watches of one watcher stand together.
                 if told.last() != Some(&watcher) {
                     told.push(watcher);
-                    let event = WatchEvent {
-                        kind: change.kind,
-                        path: change.path.clone(),
-                        zxid: change.zxid,
-                    };
-                    let queue = &self.queues[&watcher];
-                    queue.push(Event::Changed(event), change.zxid, &mut self.wakers);
+                    self.queues[&watcher].hear(change, may_hear, &mut self.wakers);
                 }
                 if matches!(watch, WatchKind::Data | WatchKind::Children) {
                     fired.push((watcher, watch));
@@ -416,7 +468,7 @@ impl WatchTable {
     }
 
     /// Fires the recursive watches set above the changed znode, but for those who were `told`, sorted.
-    fn fire_above(&mut self, change: &Change, mut told: Vec<u64>) {
+    fn fire_above(&mut self, change: &Change, mut told: Vec<u64>, may_hear: MayHear<'_>) {
         let mut at = change.path.parent();
         while let Some(ancestor) = at {
             let mut told_here = Vec::new();
@@ -427,13 +479,7 @@ impl WatchTable {
                         && told.binary_search(&watcher).is_err()
                     {
                         told_here.push(watcher);
-                        let event = WatchEvent {
-                            kind: change.kind,
-                            path: change.path.clone(),
-                            zxid: change.zxid,
-                        };
-                        let queue = &self.queues[&watcher];
-                        queue.push(Event::Changed(event), change.zxid, &mut self.wakers);
+                        self.queues[&watcher].hear(change, may_hear, &mut self.wakers);
                     }
                 }
             }
@@ -446,12 +492,13 @@ impl WatchTable {
     }
 
     fn unlink(&mut self, watcher: u64, path: &str) {
-        if let Some(paths) = self.by_watcher.get_mut(&watcher)
-            && let Some(count) = paths.get_mut(path)
+        if let Some(watched) = self.by_watcher.get_mut(&watcher)
+            && let Some(count) = watched.counts.get_mut(path)
         {
             *count -= 1;
             if *count == 0 {
-                paths.remove(path);
+                watched.counts.remove(path);
+                watched.bytes -= path.len();
             }
         }
     }
@@ -482,6 +529,8 @@ mod tests {
 
     fn change(zxid: u64, kind: EventKind, path: &str) -> Change {
         Change {
+            acl: None,
+            parent_acl: None,
             zxid: Zxid(zxid),
             kind,
             path: znode(path),
@@ -504,12 +553,15 @@ mod tests {
     fn scenario_11_d_a_one_shot_watch_fires_once() {
         // etcd #17247: an event was delivered twice.
         let mut table = WatchTable::default();
-        let queue = table.add_watcher(SessionId(1), 8);
+        let queue = table.add_watcher(SessionId(1), None, 8);
         table.add(&queue, &znode("/a"), WatchKind::Data, Zxid(1));
-        table.fire(&[
-            change(2, EventKind::NodeDataChanged, "/a"),
-            change(3, EventKind::NodeDataChanged, "/a"),
-        ]);
+        table.fire(
+            &[
+                change(2, EventKind::NodeDataChanged, "/a"),
+                change(3, EventKind::NodeDataChanged, "/a"),
+            ],
+            &|_, _| true,
+        );
         assert_eq!(heard(&queue), ["NodeDataChanged /a @2"]);
         assert_eq!(table.len(), 0);
     }
@@ -517,22 +569,22 @@ mod tests {
     #[test]
     fn a_change_that_was_read_already_does_not_fire() {
         let mut table = WatchTable::default();
-        let queue = table.add_watcher(SessionId(1), 8);
+        let queue = table.add_watcher(SessionId(1), None, 8);
         table.add(&queue, &znode("/a"), WatchKind::Data, Zxid(5));
-        table.fire(&[change(5, EventKind::NodeDataChanged, "/a")]);
+        table.fire(&[change(5, EventKind::NodeDataChanged, "/a")], &|_, _| true);
         assert!(heard(&queue).is_empty());
-        table.fire(&[change(6, EventKind::NodeDataChanged, "/a")]);
+        table.fire(&[change(6, EventKind::NodeDataChanged, "/a")], &|_, _| true);
         assert_eq!(heard(&queue), ["NodeDataChanged /a @6"]);
     }
 
     #[test]
     fn a_deletion_is_heard_once_by_a_watcher_of_data_and_children() {
         let mut table = WatchTable::default();
-        let queue = table.add_watcher(SessionId(1), 8);
+        let queue = table.add_watcher(SessionId(1), None, 8);
         for kind in [WatchKind::Data, WatchKind::Children] {
             table.add(&queue, &znode("/a"), kind, Zxid(1));
         }
-        table.fire(&[change(2, EventKind::NodeDeleted, "/a")]);
+        table.fire(&[change(2, EventKind::NodeDeleted, "/a")], &|_, _| true);
         assert_eq!(heard(&queue), ["NodeDeleted /a @2"]);
         assert_eq!(table.len(), 0);
     }
@@ -540,19 +592,21 @@ mod tests {
     #[test]
     fn children_watches_fire_on_creation_and_deletion_but_not_on_data() {
         let mut table = WatchTable::default();
-        let queue = table.add_watcher(SessionId(1), 8);
+        let queue = table.add_watcher(SessionId(1), None, 8);
         table.add(&queue, &znode("/p"), WatchKind::Children, Zxid(1));
-        table.fire(&[change(2, EventKind::NodeDataChanged, "/p/c")]);
+        table.fire(&[change(2, EventKind::NodeDataChanged, "/p/c")], &|_, _| {
+            true
+        });
         assert!(heard(&queue).is_empty());
-        table.fire(&[change(3, EventKind::NodeCreated, "/p/c")]);
+        table.fire(&[change(3, EventKind::NodeCreated, "/p/c")], &|_, _| true);
         assert_eq!(heard(&queue), ["NodeChildrenChanged /p @3"]);
     }
 
     #[test]
     fn a_persistent_watch_hears_children_and_a_recursive_one_descendants() {
         let mut table = WatchTable::default();
-        let plain = table.add_watcher(SessionId(1), 8);
-        let recursive = table.add_watcher(SessionId(1), 8);
+        let plain = table.add_watcher(SessionId(1), None, 8);
+        let recursive = table.add_watcher(SessionId(1), None, 8);
         table.add(&plain, &znode("/p"), WatchKind::Persistent, Zxid(1));
         table.add(
             &recursive,
@@ -560,11 +614,14 @@ mod tests {
             WatchKind::PersistentRecursive,
             Zxid(1),
         );
-        table.fire(&[
-            change(2, EventKind::NodeCreated, "/p/c"),
-            change(3, EventKind::NodeCreated, "/p/c/d"),
-            change(4, EventKind::NodeDataChanged, "/p"),
-        ]);
+        table.fire(
+            &[
+                change(2, EventKind::NodeCreated, "/p/c"),
+                change(3, EventKind::NodeCreated, "/p/c/d"),
+                change(4, EventKind::NodeDataChanged, "/p"),
+            ],
+            &|_, _| true,
+        );
         assert_eq!(
             heard(&plain),
             ["NodeChildrenChanged /p @2", "NodeDataChanged /p @4"]
@@ -583,7 +640,7 @@ mod tests {
     fn a_watcher_on_several_levels_is_told_once_and_every_watcher_is_told() {
         let mut table = WatchTable::default();
         let queues: Vec<_> = (0..20)
-            .map(|_| table.add_watcher(SessionId(1), 8))
+            .map(|_| table.add_watcher(SessionId(1), None, 8))
             .collect();
         let recursive = WatchKind::PersistentRecursive;
         for (number, queue) in queues.iter().enumerate() {
@@ -596,7 +653,10 @@ mod tests {
             table.add(queue, &znode("/p"), WatchKind::Data, Zxid(1));
             table.add(queue, &znode("/"), recursive, Zxid(1));
         }
-        table.fire(&[change(2, EventKind::NodeDataChanged, "/p/c/d")]);
+        table.fire(
+            &[change(2, EventKind::NodeDataChanged, "/p/c/d")],
+            &|_, _| true,
+        );
         for queue in &queues {
             assert_eq!(heard(queue), ["NodeDataChanged /p/c/d @2"]);
         }
@@ -606,45 +666,51 @@ mod tests {
     fn scenario_11_b_an_overflow_is_one_explicit_event_and_names_the_first_loss() {
         // etcd #17529 and #18089: a slow watcher lost events under load, and never heard of it.
         let mut table = WatchTable::default();
-        let queue = table.add_watcher(SessionId(1), 2);
+        let queue = table.add_watcher(SessionId(1), None, 2);
         table.add(&queue, &znode("/a"), WatchKind::Persistent, Zxid(1));
         let changes: Vec<_> = (2..=6)
             .map(|zxid| change(zxid, EventKind::NodeDataChanged, "/a"))
             .collect();
-        table.fire(&changes);
+        table.fire(&changes, &|_, _| true);
         assert_eq!(
             heard(&queue),
             ["NodeDataChanged /a @2", "NodeDataChanged /a @3"]
         );
         table.report_missed();
         assert_eq!(heard(&queue), ["missed from 4"]);
-        table.fire(&[change(7, EventKind::NodeDataChanged, "/a")]);
+        table.fire(&[change(7, EventKind::NodeDataChanged, "/a")], &|_, _| true);
         assert_eq!(heard(&queue), ["NodeDataChanged /a @7"]);
     }
 
     #[test]
     fn a_loss_is_told_before_any_later_event() {
         let mut table = WatchTable::default();
-        let queue = table.add_watcher(SessionId(1), 1);
+        let queue = table.add_watcher(SessionId(1), None, 1);
         table.add(&queue, &znode("/a"), WatchKind::Persistent, Zxid(1));
-        table.fire(&[
-            change(2, EventKind::NodeDataChanged, "/a"),
-            change(3, EventKind::NodeDataChanged, "/a"),
-        ]);
+        table.fire(
+            &[
+                change(2, EventKind::NodeDataChanged, "/a"),
+                change(3, EventKind::NodeDataChanged, "/a"),
+            ],
+            &|_, _| true,
+        );
         assert_eq!(heard(&queue), ["NodeDataChanged /a @2"]);
-        table.fire(&[change(4, EventKind::NodeDataChanged, "/a")]);
+        table.fire(&[change(4, EventKind::NodeDataChanged, "/a")], &|_, _| true);
         assert_eq!(heard(&queue), ["missed from 3"]);
     }
 
     #[test]
     fn a_sessions_end_is_told_though_the_queue_is_full() {
         let mut table = WatchTable::default();
-        let queue = table.add_watcher(SessionId(1), 1);
+        let queue = table.add_watcher(SessionId(1), None, 1);
         table.add(&queue, &znode("/a"), WatchKind::Persistent, Zxid(1));
-        table.fire(&[
-            change(2, EventKind::NodeDataChanged, "/a"),
-            change(3, EventKind::NodeDataChanged, "/a"),
-        ]);
+        table.fire(
+            &[
+                change(2, EventKind::NodeDataChanged, "/a"),
+                change(3, EventKind::NodeDataChanged, "/a"),
+            ],
+            &|_, _| true,
+        );
         table.tell(&queue, SessionState::Lost);
         assert_eq!(
             heard(&queue),
@@ -655,7 +721,7 @@ mod tests {
     #[test]
     fn a_watcher_that_is_gone_leaves_nothing_behind() {
         let mut table = WatchTable::default();
-        let queue = table.add_watcher(SessionId(1), 8);
+        let queue = table.add_watcher(SessionId(1), None, 8);
         table.add(&queue, &znode("/a"), WatchKind::Data, Zxid(1));
         table.add(
             &queue,
@@ -665,17 +731,37 @@ mod tests {
         );
         table.remove_watcher(&queue);
         assert_eq!((table.len(), table.recursive, table.paths.len()), (0, 0, 0));
-        table.fire(&[change(2, EventKind::NodeDataChanged, "/a")]);
+        table.fire(&[change(2, EventKind::NodeDataChanged, "/a")], &|_, _| true);
+    }
+
+    #[test]
+    fn who_may_not_read_is_told_nothing_and_its_one_shot_watch_is_used_up() {
+        let mut table = WatchTable::default();
+        let queue = table.add_watcher(SessionId(1), None, 8);
+        for kind in [WatchKind::Data, WatchKind::Persistent] {
+            table.add(&queue, &znode("/a"), kind, Zxid(1));
+        }
+        table.add(&queue, &znode("/"), WatchKind::PersistentRecursive, Zxid(1));
+        let mut secret = change(2, EventKind::NodeDeleted, "/a");
+        secret.acl = Some(Arc::new([]));
+        secret.parent_acl = Some(Arc::new([]));
+        table.fire(&[secret.clone()], &|_, _| false);
+        assert!(heard(&queue).is_empty());
+        assert!(!table.contains(&queue, "/a", WatchKind::Data));
+        assert!(table.contains(&queue, "/a", WatchKind::Persistent));
+        secret.zxid = Zxid(3);
+        table.fire(&[secret], &|_, _| true);
+        assert_eq!(heard(&queue), ["NodeDeleted /a @3"]);
     }
 
     #[test]
     fn a_removed_watch_is_silent() {
         let mut table = WatchTable::default();
-        let queue = table.add_watcher(SessionId(1), 8);
+        let queue = table.add_watcher(SessionId(1), None, 8);
         table.add(&queue, &znode("/a"), WatchKind::Persistent, Zxid(1));
         assert!(table.remove(&queue, "/a", WatchKind::Persistent));
         assert!(!table.remove(&queue, "/a", WatchKind::Persistent));
-        table.fire(&[change(2, EventKind::NodeDataChanged, "/a")]);
+        table.fire(&[change(2, EventKind::NodeDataChanged, "/a")], &|_, _| true);
         assert!(heard(&queue).is_empty());
     }
 }

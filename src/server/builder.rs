@@ -93,7 +93,9 @@ impl ZooKeeperServerBuilder {
         self
     }
 
-    /// The most connections: 16,384 by default. One more is closed as soon as it is accepted.
+    /// The most connections. One more is closed as soon as it is accepted. By default 16,384, or as many as
+    /// the process may still open files (its soft limit, where the system tells it: on Linux), less 256 that
+    /// are left to the node and its host: a storage that can open no file stops its node.
     pub fn connections_max(mut self, connections: usize) -> Self {
         self.settings.connections_max = connections;
         self
@@ -113,10 +115,31 @@ impl ZooKeeperServerBuilder {
         self
     }
 
+    /// The most bytes of requests of all connections that are under way: 256 MiB by default, and beyond that
+    /// no more than a connection's turn for each thread. No more are read meanwhile.
+    pub fn outstanding_bytes_total_max(mut self, bytes: usize) -> Self {
+        self.settings.outstanding_bytes_total_max = bytes.max(1);
+        self
+    }
+
+    /// The largest reply to a client, in bytes: 64 MiB by default. What would be longer, such as that to very
+    /// many reads at once, is answered with MarshallingError (-5) instead. More than 2 GiB no frame holds.
+    pub fn reply_bytes_max(mut self, bytes: usize) -> Self {
+        self.settings.reply_bytes_max = bytes;
+        self
+    }
+
     /// On how many paths one session may have watches: 100,000 by default. A request for one more is
     /// answered with ThrottledOp (-127).
     pub fn watches_max(mut self, watches: usize) -> Self {
         self.settings.watches_max = watches;
+        self
+    }
+
+    /// How many bytes the paths may have, together, that one session watches: 16 MiB by default. A request
+    /// for one more is answered with ThrottledOp (-127).
+    pub fn watch_path_bytes_max(mut self, bytes: usize) -> Self {
+        self.settings.watch_path_bytes_max = bytes;
         self
     }
 

@@ -4,12 +4,12 @@
 //! reply that shows its change, and after the reply of the read that set its watch: both are told by
 //! the zxids of answers and events. It knows no socket: bytes go into a buffer.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use futures_core::Stream as _;
@@ -18,9 +18,9 @@ use super::auth;
 use super::connection::Surroundings;
 use super::jute::{
     Create, MultiOp, Opcode, Paths, Read, Reader, ReplyHeader, Request, RequestHeader, Scope,
-    Writer, watcher_event,
+    TooLong, Writer, watcher_event,
 };
-use super::outstanding::{Awaited, MARSHALLING_ERROR, Outstanding, Settled, Then, WithStat};
+use super::outstanding::{Awaited, Load, MARSHALLING_ERROR, Outstanding, Settled, Then, WithStat};
 use super::reconfig::{Change, Job};
 use super::settings::Settings;
 use super::statistics::{ConnectionFacts, Statistics};
@@ -32,6 +32,12 @@ use crate::{
 /// Why a connection is to be closed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Close(pub &'static str);
+
+impl From<TooLong> for Close {
+    fn from(TooLong: TooLong) -> Close {
+        Close("what it is to be sent is too long for a frame")
+    }
+}
 
 /// What became of a frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -48,10 +54,15 @@ pub(super) struct Client {
     identities: Vec<AuthId>,
     address: IpAddr,
     outstanding: VecDeque<Outstanding>,
+    /// What the first of them came to, whose events had no room yet, and its reply's body.
+    due: Option<(Settled, Vec<u8>)>,
     /// How many of those set watches.
     watch_setters: usize,
     /// A `sync` is outstanding: what comes after it has to see what it brings.
     syncing: bool,
+    /// Events that come before what the watcher has: at most one for each watch that was taken up again,
+    /// and what happened meanwhile.
+    missed: VecDeque<WatchEvent>,
     /// The next event, which is not to be sent yet.
     held: Option<WatchEvent>,
     /// The watcher has said its last.
@@ -84,6 +95,7 @@ impl Client {
             called_at: now,
             awaited: Awaited::Internal(session.add_auth(identity.clone())),
             sets_watch: false,
+            bytes: 0,
         });
         let outstanding = outstanding.collect();
         Client {
@@ -92,8 +104,10 @@ impl Client {
             identities,
             address,
             outstanding,
+            due: None,
             watch_setters: 0,
             syncing: false,
+            missed: VecDeque::new(),
             held: None,
             ended: false,
             leaving: false,
@@ -105,6 +119,23 @@ impl Client {
 
     pub(super) fn outstanding(&self) -> usize {
         self.outstanding.len()
+    }
+
+    /// What the cluster still has to answer. Where an answer only waits for room that is nothing.
+    pub(super) fn unanswered(&self) -> Load {
+        // They are answered in their order but for a few, and without a backlog the first of them is not.
+        let requests = self.outstanding.iter();
+        let unanswered = requests.skip_while(|request| request.awaited.is_answered());
+        let add = |load: Load, request: &Outstanding| Load {
+            requests: load.requests + 1,
+            bytes: load.bytes + request.bytes,
+        };
+        unanswered.fold(Load::default(), add)
+    }
+
+    /// Whether its session is over, and not at its own wish.
+    pub(super) fn is_over(&self) -> bool {
+        !self.leaving && self.session.state().is_final()
     }
 
     /// How long its client may be silent.
@@ -196,6 +227,7 @@ impl Client {
             called_at: around.now,
             awaited,
             sets_watch,
+            bytes: frame.len(),
         });
         Ok(Taken::Yes)
     }
@@ -259,12 +291,9 @@ impl Client {
                 written(self.known(node, bad_arguments(), |_| {}))
             }
             Request::Exists(read) | Request::GetData(read) | Request::GetChildren { read, .. }
-                if read.watch && self.paths_watched() >= settings.watches_max =>
+                if read.watch && self.watches_enough(&read.path, settings) =>
             {
-                let limit = settings.watches_max;
-                let queue = "watches of the session";
-                let error = Error::Overloaded { queue, limit };
-                written(self.known(node, error.code(), |_| {}))
+                written(self.known(node, too_many_watches(settings), |_| {}))
             }
             Request::Exists(Read { path, watch }) => Ok((
                 Awaited::Exists(match watch {
@@ -311,7 +340,7 @@ impl Client {
                 Ok((self.authenticate(&scheme, token, around), false))
             }
             Request::SetWatches(since, paths) => {
-                self.resume_watches(since, &paths, settings)?;
+                self.resume_watches(since, &paths, around)?;
                 written(self.known(node, 0, |_| {}))
             }
             Request::AddWatch(path, kind) => written(self.add_watch(&path, kind, node, settings)),
@@ -431,6 +460,7 @@ impl Client {
                 called_at: self.touched_at,
                 awaited: Awaited::Internal(self.session.add_auth(identity.clone())),
                 sets_watch: false,
+                bytes: 0,
             });
         }
         let added = self.session.add_auth(last.clone());
@@ -450,10 +480,10 @@ impl Client {
 
     /// ZooKeeper's `DataTree.setWatches`. What isn't a path is never watched.
     fn resume_watches(
-        &self,
+        &mut self,
         since: i64,
         paths: &Paths<'_>,
-        settings: &Settings,
+        around: &Surroundings<'_>,
     ) -> Result<(), Close> {
         let since = Zxid(since.max(0) as u64);
         let kinds = [
@@ -465,23 +495,37 @@ impl Client {
             (WatchKind::Persistent, &paths.persistent),
             (WatchKind::PersistentRecursive, &paths.recursive),
         ];
-        let asked: usize = kinds.iter().map(|(_, paths)| paths.len()).sum::<usize>()
-            + persistent
-                .iter()
-                .map(|(_, paths)| paths.len())
-                .sum::<usize>();
-        if self.paths_watched() + asked > settings.watches_max {
-            return Err(Close("it would have too many watches"));
-        }
+        // Also what has changed, and is watched no more, is held until it is told of.
+        let one_shot = kinds.iter().flat_map(|(_, paths)| paths.iter());
+        let lasting = persistent.iter().flat_map(|(_, paths)| paths.iter());
+        let asked: HashSet<&str> = one_shot.chain(lasting).map(|path| &**path).collect();
+        let asked_bytes = asked.iter().map(|path| path.len()).sum();
+        check_watches(asked.len(), asked_bytes, around.settings)?;
         for (state, paths) in kinds {
             for path in paths {
                 let _ = self.session.resume_watch(path, state, since, &self.watcher);
+                self.note_resumed(around)?;
             }
         }
         for (kind, paths) in persistent {
             for path in paths {
                 let _ = self.session.watch(path, kind, &self.watcher);
+                self.note_resumed(around)?;
             }
+        }
+        Ok(())
+    }
+
+    /// A watch was taken up again: it may be one too many, and its event may be in the watcher's queue, which
+    /// nobody else empties meanwhile. Overrun, it would close the connection, and the next one for the same
+    /// reason.
+    fn note_resumed(&mut self, around: &Surroundings<'_>) -> Result<(), Close> {
+        let bytes = self.watcher.path_bytes_watched();
+        check_watches(self.paths_watched(), bytes, around.settings)?;
+        // The connection is at work, and polls the queue again before it rests.
+        let mut context = Context::from_waker(Waker::noop());
+        while let Some(event) = self.next_event(&mut context, around.now)? {
+            self.missed.push_back(event);
         }
         Ok(())
     }
@@ -493,14 +537,24 @@ impl Client {
         node: &NodeHandle,
         settings: &Settings,
     ) -> Awaited {
-        if self.paths_watched() >= settings.watches_max {
-            let (queue, limit) = ("watches of the session", settings.watches_max);
-            return self.known(node, Error::Overloaded { queue, limit }.code(), |_| {});
+        if self.watches_enough(path, settings) {
+            return self.known(node, too_many_watches(settings), |_| {});
         }
         match self.session.watch(path, kind, &self.watcher) {
-            Ok(_) => self.known(node, 0, |writer| writer.int(0)),
+            // As of when it was set: what came before is told of before, what comes after it after.
+            Ok(zxid) => Awaited::Known {
+                zxid,
+                error: 0,
+                body: 0_i32.to_be_bytes().to_vec(),
+            },
             Err(error) => self.known(node, error.code(), |_| {}),
         }
+    }
+
+    /// Whether it may not watch this path as well.
+    fn watches_enough(&self, path: &str, settings: &Settings) -> bool {
+        let bytes = self.watcher.path_bytes_watched() + path.len();
+        self.paths_watched() >= settings.watches_max || bytes > settings.watch_path_bytes_max
     }
 
     /// What a check or a removal of watches comes to: whether there was any.
@@ -544,22 +598,37 @@ impl Client {
         &mut self,
         context: &mut Context<'_>,
         (out, out_max): (&mut Vec<u8>, usize),
-        body: &mut Vec<u8>,
+        (body, body_max): (&mut Vec<u8>, usize),
         (statistics, now): (&Statistics, Instant),
     ) -> Result<bool, Close> {
         let mut answered = false;
         while out.len() < out_max
             && let Some(front) = self.outstanding.front_mut()
         {
-            body.clear();
-            let Poll::Ready(settled) = front.awaited.poll(context, body) else {
-                break;
+            let settled = match self.due.take() {
+                Some((settled, kept)) => {
+                    *body = kept;
+                    settled
+                }
+                None => {
+                    body.clear();
+                    match front.awaited.poll(context, (body, body_max)) {
+                        Poll::Ready(settled) => settled,
+                        Poll::Pending => break,
+                    }
+                }
             };
+            let is_told = matches!(settled.then, Then::Reply | Then::ReplyAndClose);
+            let (up_to, clock) = (Some(settled.zxid), (statistics, now));
+            // Whatever the reply shows, its events are in the queue.
+            if is_told && !self.send_events((context, out, out_max), up_to, clock)? {
+                self.due = Some((settled, std::mem::take(body)));
+                break;
+            }
             let front = self.outstanding.pop_front().expect("it was just seen");
             answered = true;
             self.watch_setters -= usize::from(front.sets_watch);
-            let clock = (statistics, now);
-            self.reply(&front, settled, (context, out, body), clock)?;
+            self.reply(&front, settled, (out, body), clock)?;
         }
         if self.watch_setters == 0 && out.len() < out_max {
             self.send_events((context, out, out_max), None, (statistics, now))?;
@@ -571,7 +640,7 @@ impl Client {
         &mut self,
         request: &Outstanding,
         settled: Settled,
-        (context, out, body): (&mut Context<'_>, &mut Vec<u8>, &[u8]),
+        (out, body): (&mut Vec<u8>, &[u8]),
         (statistics, now): (&Statistics, Instant),
     ) -> Result<(), Close> {
         match settled.then {
@@ -579,16 +648,13 @@ impl Client {
             Then::Close(reason) => return Err(Close(reason)),
             Then::Reply | Then::ReplyAndClose => {}
         }
-        // Whatever the reply shows, its events are in the queue.
-        let up_to = Some(settled.zxid);
-        self.send_events((context, out, usize::MAX), up_to, (statistics, now))?;
         let header = ReplyHeader {
             xid: request.xid,
             zxid: settled.zxid,
             error: settled.error,
         };
         let start = out.len();
-        header.frame(out, body);
+        header.frame(out, body)?;
         let latency = now.saturating_duration_since(request.called_at);
         statistics.sent.fetch_add(1, Relaxed);
         statistics.replied(out.len() - start - 4);
@@ -609,30 +675,31 @@ impl Client {
         Ok(())
     }
 
-    /// Sends events up to a zxid, or all that there are.
+    /// Sends events up to a zxid, or all that there are. False where there was no room for one of them.
     fn send_events(
         &mut self,
         (context, out, out_max): (&mut Context<'_>, &mut Vec<u8>, usize),
         up_to: Option<Zxid>,
         (statistics, now): (&Statistics, Instant),
-    ) -> Result<(), Close> {
-        while out.len() < out_max {
-            let event = match self.held.take() {
+    ) -> Result<bool, Close> {
+        loop {
+            let first = self.held.take().or_else(|| self.missed.pop_front());
+            let event = match first {
                 Some(event) => event,
                 None => match self.next_event(context, now)? {
                     Some(event) => event,
-                    None => break,
+                    None => return Ok(true),
                 },
             };
-            if up_to.is_some_and(|zxid| event.zxid > zxid) {
+            let is_later = up_to.is_some_and(|zxid| event.zxid > zxid);
+            if is_later || out.len() >= out_max {
                 self.held = Some(event);
-                break;
+                return Ok(is_later);
             }
-            watcher_event(out, &event);
+            watcher_event(out, &event)?;
             statistics.sent.fetch_add(1, Relaxed);
             self.facts.sent.fetch_add(1, Relaxed);
         }
-        Ok(())
     }
 
     fn next_event(
@@ -669,6 +736,18 @@ const PING_XID: i32 = -2;
 
 /// Not a fault: the client was told what it has to know.
 pub(super) const ANSWERED: &str = "";
+
+fn check_watches(paths: usize, bytes: usize, settings: &Settings) -> Result<(), Close> {
+    match paths > settings.watches_max || bytes > settings.watch_path_bytes_max {
+        true => Err(Close("it would have too many watches")),
+        false => Ok(()),
+    }
+}
+
+fn too_many_watches(settings: &Settings) -> i32 {
+    let (queue, limit) = ("watches of the session", settings.watches_max);
+    Error::Overloaded { queue, limit }.code()
+}
 
 fn stat_where(with_stat: bool) -> WithStat {
     if with_stat {

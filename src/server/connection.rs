@@ -14,6 +14,8 @@ use std::time::Instant;
 
 use super::client::{ANSWERED, Client, Close, Taken};
 use super::jute::{Connect, connect_response, read_only_response};
+use super::output::Output;
+use super::outstanding::Load;
 use super::settings::Settings;
 use super::statistics::ConnectionFacts;
 use super::stream::Stream;
@@ -82,17 +84,18 @@ pub(super) struct Connection {
     begun_at: Instant,
     /// Bytes read and not understood yet.
     input: Vec<u8>,
-    output: Vec<u8>,
-    /// How much of the output is sent.
-    sent: usize,
+    output: Output,
     /// When there was last nothing to be sent, or some of it was.
     sent_at: Instant,
     /// Whether the socket may have something to be read, or room to write into.
     readable: bool,
     writable: bool,
     /// Counted among all connections' outstanding requests.
-    counted: usize,
-    /// The total limit held it up: nobody will wake it.
+    counted: Load,
+    /// Bytes have come since its client was last heard of.
+    has_news: bool,
+    /// It is to be looked at again, and nobody will wake it: the total limit held it up, or what it counts
+    /// for there is out of date.
     pub starved: bool,
 }
 
@@ -119,12 +122,12 @@ impl Connection {
             waker,
             begun_at: now,
             input: Vec::new(),
-            output: Vec::new(),
-            sent: 0,
+            output: Output::default(),
             sent_at: now,
             readable: true,
             writable: true,
-            counted: 0,
+            counted: Load::default(),
+            has_news: false,
             starved: false,
         }
     }
@@ -158,10 +161,10 @@ impl Connection {
             Stage::Opening { wish, .. } if shared.is_read_only() && !wish.may_read_only => {
                 Err(Close(NO_LEADER))
             }
-            // It may be that it is gone and that nobody says so: what its session has come to is not looked
-            // at while there is no room to tell of it.
+            // The watcher's last word is not looked at while there is no room to tell of what came before.
+            Stage::Serving(client) if client.is_over() => Err(Close("its session is over")),
             Stage::Serving(client)
-                if self.sent < self.output.len()
+                if !self.output.is_empty()
                     && now.duration_since(self.sent_at) > client.timeout() =>
             {
                 Err(Close("it takes nothing of what it is sent"))
@@ -255,8 +258,8 @@ impl Connection {
 
     /// What is counted of it no longer, now that it goes.
     pub(super) fn count_out(&mut self, shared: &super::Shared) {
-        shared.count_outstanding(self.counted, 0);
-        self.counted = 0;
+        shared.count_outstanding(self.counted, Load::default());
+        self.counted = Load::default();
         if std::mem::take(&mut self.handshaking) {
             let statistics = &shared.statistics;
             statistics.handshakes_outstanding.fetch_sub(1, Relaxed);
@@ -279,10 +282,14 @@ impl Connection {
     }
 
     fn count(&mut self, around: &Surroundings<'_>) {
-        let now = self.client().map_or(0, Client::outstanding);
+        let unanswered = self.client().map(Client::unanswered);
+        let now = unanswered.unwrap_or_default();
         around.shared.count_outstanding(self.counted, now);
         self.counted = now;
-        self.facts.outstanding.store(now, Relaxed);
+        let outstanding = self.client().map_or(0, Client::outstanding);
+        self.facts.outstanding.store(outstanding, Relaxed);
+        // Nothing is polled while it takes nothing, so that no answer would wake it.
+        self.starved |= now.requests > 0 && self.is_congested(around.settings);
     }
 
     fn read(
@@ -298,14 +305,17 @@ impl Connection {
         #[cfg(feature = "tls")]
         self.note_handshake(around.shared);
         match read {
-            Ok(0) => Err(Close(match self.stage {
-                Stage::Leaving => ANSWERED,
-                _ => "its client has closed it",
-            })),
+            // It has no more to say, and waits for what it has asked for.
+            Ok(0) if matches!(self.stage, Stage::Leaving | Stage::Asked(_)) => {
+                self.readable = false;
+                Ok(false)
+            }
+            Ok(0) => Err(Close("its client has closed it")),
             Ok(count) => {
                 *turn_bytes += count;
                 let received = &around.shared.statistics.bytes_received;
                 received.fetch_add(count as u64, Relaxed);
+                self.has_news = true;
                 if !matches!(self.stage, Stage::Leaving) {
                     self.input.extend_from_slice(&around.scratch[..count]);
                 }
@@ -324,7 +334,7 @@ impl Connection {
     }
 
     fn is_congested(&self, settings: &Settings) -> bool {
-        self.output.len() - self.sent >= settings.unsent_bytes_max
+        self.output.unsent().len() >= settings.unsent_bytes_max
     }
 
     /// The length of the first frame, once it has been said.
@@ -368,7 +378,7 @@ impl Connection {
                 self.facts.received.fetch_add(1, Relaxed);
                 self.stage = match words::answer(&length, argument, around.shared) {
                     Answer::Now(answer) => {
-                        self.output.extend_from_slice(answer.as_bytes());
+                        self.output.bytes_mut().extend_from_slice(answer.as_bytes());
                         Stage::Leaving
                     }
                     Answer::Soon(answer) => Stage::Asked(answer),
@@ -384,7 +394,10 @@ impl Connection {
             match &mut self.stage {
                 Stage::Greeting => self.connect(frame, around)?,
                 Stage::Serving(client) => {
-                    client.heard(around.now);
+                    // Once for each: one that waits here for long says nothing of its client.
+                    if std::mem::take(&mut self.has_news) {
+                        client.heard(around.now);
+                    }
                     if !around.shared.may_call() {
                         self.starved = true;
                         break;
@@ -431,8 +444,7 @@ impl Connection {
                 password,
             }),
             (_, Err(_)) => {
-                self.refuse(says_read_only);
-                return Ok(());
+                return self.refuse(says_read_only);
             }
         };
         self.stage = Stage::Opening {
@@ -454,8 +466,7 @@ impl Connection {
             if around.shared.is_session(SessionId(wish.session)) {
                 return Err(Close("its session can't be had without a leader"));
             }
-            self.refuse(true);
-            return Ok(());
+            return self.refuse(true);
         }
         let (shortest, longest) = around.shared.session_timeouts_ms();
         let timeout_ms = wish.timeout_ms.clamp(shortest, longest.max(shortest));
@@ -467,14 +478,15 @@ impl Connection {
         let credentials = session.credentials();
         let identity = (credentials.session.0, &credentials.password);
         let timeout_ms = i32::try_from(timeout_ms).unwrap_or(i32::MAX);
-        read_only_response(&mut self.output, identity, timeout_ms);
+        read_only_response(self.output.bytes_mut(), identity, timeout_ms)?;
         self.serve(session, around);
         Ok(())
     }
 
-    fn refuse(&mut self, says_read_only: bool) {
-        connect_response(&mut self.output, (0, &[0; 16]), 0, says_read_only);
+    fn refuse(&mut self, says_read_only: bool) -> Result<(), Close> {
+        connect_response(self.output.bytes_mut(), (0, &[0; 16]), 0, says_read_only)?;
         self.stage = Stage::Leaving;
+        Ok(())
     }
 
     /// Writes what is answered into the output.
@@ -486,7 +498,7 @@ impl Connection {
                     return Ok(false);
                 };
                 let answer = answer.map_err(|_| Close("its word could not be answered"))?;
-                self.output.extend_from_slice(answer.as_bytes());
+                self.output.bytes_mut().extend_from_slice(answer.as_bytes());
                 self.stage = Stage::Leaving;
                 Ok(true)
             }
@@ -504,19 +516,20 @@ impl Connection {
                     return Ok(false);
                 };
                 match session {
-                    Ok(session) => self.begin(session, says_read_only, around),
+                    Ok(session) => self.begin(session, says_read_only, around)?,
                     Err(Error::WrongPassword { .. } | Error::SessionExpired { .. }) => {
-                        self.refuse(says_read_only);
+                        self.refuse(says_read_only)?;
                     }
                     Err(_) => return Err(Close("its session can't be had")),
                 }
                 Ok(true)
             }
             Stage::Serving(client) => {
-                let limit = self.sent + around.settings.unsent_bytes_max;
-                let out = (&mut self.output, limit);
+                let limit = self.output.length_with(around.settings.unsent_bytes_max);
+                let out = (self.output.bytes_mut(), limit);
+                let body = (&mut *around.body, around.settings.reply_bytes_max);
                 let clock = (&around.shared.statistics, around.now);
-                let advanced = client.advance(&mut context, out, around.body, clock);
+                let advanced = client.advance(&mut context, out, body, clock);
                 match advanced {
                     Err(Close(ANSWERED)) => {
                         self.stage = Stage::Leaving;
@@ -530,12 +543,23 @@ impl Connection {
         }
     }
 
-    fn begin(&mut self, session: Session, says_read_only: bool, around: &Surroundings<'_>) {
+    fn begin(
+        &mut self,
+        session: Session,
+        says_read_only: bool,
+        around: &Surroundings<'_>,
+    ) -> Result<(), Close> {
         let credentials = session.credentials();
         let timeout_ms = i32::try_from(session.timeout().as_millis()).unwrap_or(i32::MAX);
         let identity = (credentials.session.0, &credentials.password);
-        connect_response(&mut self.output, identity, timeout_ms, says_read_only);
+        connect_response(
+            self.output.bytes_mut(),
+            identity,
+            timeout_ms,
+            says_read_only,
+        )?;
         self.serve(session, around);
+        Ok(())
     }
 
     fn serve(&mut self, session: Session, around: &Surroundings<'_>) {
@@ -547,7 +571,8 @@ impl Connection {
 
     /// Sends what can be sent. True when nothing is left, so that there is room for more.
     fn write(&mut self, around: &Surroundings<'_>) -> Result<bool, Close> {
-        if self.sent == self.output.len() {
+        let was_empty = self.output.is_empty();
+        if was_empty {
             self.sent_at = around.now;
         }
         if self.writable {
@@ -557,11 +582,11 @@ impl Connection {
                 Err(_) => return Err(Close("it broke")),
             }
         }
-        while self.writable && self.sent < self.output.len() {
-            match self.stream.write(&self.output[self.sent..]) {
+        while self.writable && !self.output.is_empty() {
+            match self.stream.write(self.output.unsent()) {
                 Ok(0) => return Err(Close("it takes nothing more")),
                 Ok(count) => {
-                    self.sent += count;
+                    self.output.note_sent(count);
                     self.sent_at = around.now;
                     let sent = &around.shared.statistics.bytes_sent;
                     sent.fetch_add(count as u64, Relaxed);
@@ -571,12 +596,7 @@ impl Connection {
                 Err(_) => return Err(Close("it broke")),
             }
         }
-        let emptied = self.sent > 0 && self.sent == self.output.len();
-        if emptied {
-            self.output.clear();
-            self.sent = 0;
-        }
-        Ok(emptied)
+        Ok(!was_empty && self.output.is_empty())
     }
 
     /// Gives back what a busy moment has taken.
@@ -585,9 +605,7 @@ impl Connection {
         if self.input.is_empty() && self.input.capacity() > KEPT {
             self.input = Vec::new();
         }
-        if self.output.is_empty() && self.output.capacity() > KEPT {
-            self.output = Vec::new();
-        }
+        self.output.shrink();
     }
 }
 

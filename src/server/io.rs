@@ -5,6 +5,7 @@
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Wake, Waker};
@@ -30,6 +31,14 @@ const LISTENERS_MAX: usize = 2;
 const SWEEP_INTERVAL: Duration = Duration::from_millis(500);
 /// How soon a connection tries again that all the others' requests have held up.
 const STARVED_INTERVAL: Duration = Duration::from_millis(2);
+
+/// What is to be done for one connection. A panic, which is a fault of this library, ends that connection
+/// alone, not those of all who share its thread.
+fn survived<T>(work: impl FnOnce() -> Result<T, Close>) -> Result<T, Close> {
+    // What was half done is the connection's own, and goes with it.
+    std::panic::catch_unwind(AssertUnwindSafe(work))
+        .unwrap_or(Err(Close("its server has failed at it: see the panic")))
+}
 
 /// The connections of one thread that have something to do.
 pub(super) struct ReadyList {
@@ -264,7 +273,7 @@ impl IoThread {
             scratch: &mut self.scratch,
             body: &mut self.body,
         };
-        match connection.advance(&mut around) {
+        match survived(|| connection.advance(&mut around)) {
             Ok(true) => self.ready.push(token),
             Ok(false) if connection.starved => self.starved.push(token),
             Ok(false) => {}
@@ -309,5 +318,20 @@ impl IoThread {
                 self.advance(token, now);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_closes_one_connection() {
+        let failed = survived(|| -> Result<bool, Close> { panic!("it is meant to") });
+        assert_eq!(
+            failed,
+            Err(Close("its server has failed at it: see the panic"))
+        );
+        assert_eq!(survived(|| Ok(7)), Ok(7));
     }
 }

@@ -20,6 +20,7 @@ mod connection;
 mod ensemble;
 mod io;
 pub(crate) mod jute;
+mod output;
 mod outstanding;
 mod reconfig;
 mod report;
@@ -32,6 +33,7 @@ mod words;
 use std::collections::HashMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
@@ -45,6 +47,7 @@ pub use builder::{ServerError, ZooKeeperServerBuilder};
 use crate::{AuthId, Node, NodeHandle, NodeStatus, Result, SessionId, Version};
 use ensemble::Ensemble;
 use io::Mailbox;
+use outstanding::Load;
 use settings::Settings;
 use standing::Standing;
 use statistics::Statistics;
@@ -140,6 +143,7 @@ struct Shared {
     connections: AtomicUsize,
     by_address: Mutex<HashMap<IpAddr, usize>>,
     outstanding: AtomicUsize,
+    outstanding_bytes: AtomicUsize,
     statistics: Statistics,
     /// How many slow four-letter words are being answered.
     inspections: AtomicUsize,
@@ -178,6 +182,7 @@ impl Shared {
             connections: AtomicUsize::new(0),
             by_address: Mutex::default(),
             outstanding: AtomicUsize::new(0),
+            outstanding_bytes: AtomicUsize::new(0),
             statistics: Statistics::new(),
         }
     }
@@ -188,7 +193,9 @@ impl Shared {
 
     fn log(&self, line: &str) {
         if self.trace_mask.load(Ordering::Relaxed) & TRACE_WARNINGS != 0 {
-            (self.settings.log)(line);
+            // The host's own code: its fault must not end a thread of ours.
+            let log = AssertUnwindSafe(|| (self.settings.log)(line));
+            let _ = std::panic::catch_unwind(log);
         }
     }
 
@@ -264,15 +271,18 @@ impl Shared {
 
     /// Whether another request may be called. Approximately: each thread looks for itself.
     fn may_call(&self) -> bool {
-        self.outstanding.load(Ordering::Relaxed) < self.settings.outstanding_total_max
+        let settings = &self.settings;
+        self.outstanding.load(Ordering::Relaxed) < settings.outstanding_total_max
+            && self.outstanding_bytes.load(Ordering::Relaxed) < settings.outstanding_bytes_total_max
     }
 
-    fn count_outstanding(&self, before: usize, now: usize) {
-        if now >= before {
-            self.outstanding.fetch_add(now - before, Ordering::Relaxed);
-        } else {
-            self.outstanding.fetch_sub(before - now, Ordering::Relaxed);
-        }
+    fn count_outstanding(&self, before: Load, now: Load) {
+        let count = |counter: &AtomicUsize, before: usize, now: usize| match now >= before {
+            true => counter.fetch_add(now - before, Ordering::Relaxed),
+            false => counter.fetch_sub(before - now, Ordering::Relaxed),
+        };
+        count(&self.outstanding, before.requests, now.requests);
+        count(&self.outstanding_bytes, before.bytes, now.bytes);
     }
 
     /// Counts a connection in, if there is room for it.

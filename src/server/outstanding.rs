@@ -12,7 +12,7 @@ use crate::{
     ZnodeData, ZnodePath, Zxid,
 };
 
-/// What is asked for isn't understood (ZooKeeper's number).
+/// What can't be understood, or can't be said (`KeeperException.MarshallingErrorException`).
 pub(super) const MARSHALLING_ERROR: i32 = -5;
 
 /// A request in its place.
@@ -23,6 +23,16 @@ pub(super) struct Outstanding {
     pub awaited: Awaited,
     /// Whether it sets a watch when it succeeds: no event may come before its reply that isn't older.
     pub sets_watch: bool,
+    /// How long its frame was.
+    pub bytes: usize,
+}
+
+/// What requests weigh that are not answered.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) struct Load {
+    pub requests: usize,
+    /// How long their frames were, together.
+    pub bytes: usize,
 }
 
 /// What a request waits for.
@@ -81,9 +91,48 @@ pub(super) enum Then {
 }
 
 impl Awaited {
-    /// The answer, if it is there, its body appended to `body`.
-    pub(super) fn poll(&mut self, context: &mut Context<'_>, body: &mut Vec<u8>) -> Poll<Settled> {
-        let writer = &mut Writer::new(body);
+    /// Whether the answer is there, and only waits for its turn.
+    pub(super) fn is_answered(&self) -> bool {
+        match self {
+            Awaited::Known { .. } => true,
+            Awaited::Internal(pending)
+            | Awaited::Deleted(pending)
+            | Awaited::Synced(pending, _)
+            | Awaited::Authenticated(pending)
+            | Awaited::Closed(pending) => pending.is_answered(),
+            Awaited::Created(pending, _) => pending.is_answered(),
+            Awaited::Set(pending) => pending.is_answered(),
+            Awaited::Exists(pending) => pending.is_answered(),
+            Awaited::Data(pending) => pending.is_answered(),
+            Awaited::Children(pending, _) => pending.is_answered(),
+            Awaited::Acl(pending) => pending.is_answered(),
+            Awaited::Multi(pending, _) => pending.is_answered(),
+            Awaited::MultiRead(pending) => pending.is_answered(),
+            Awaited::Ephemerals(pending) => pending.is_answered(),
+            Awaited::Number(pending) => pending.is_answered(),
+            Awaited::Reconfigured(answer) => answer.has_message() || answer.is_closed(),
+        }
+    }
+
+    /// The answer, if it is there, its body appended to `body`: an error where that would be longer than it
+    /// may be.
+    pub(super) fn poll(
+        &mut self,
+        context: &mut Context<'_>,
+        (body, bytes_max): (&mut Vec<u8>, usize),
+    ) -> Poll<Settled> {
+        let mut writer = Writer::limited(body, bytes_max);
+        let settled = self.write(context, &mut writer);
+        let written = writer.finish();
+        settled.map(|mut settled| {
+            if written.is_err() {
+                settled.error = MARSHALLING_ERROR;
+            }
+            settled
+        })
+    }
+
+    fn write(&mut self, context: &mut Context<'_>, writer: &mut Writer<'_>) -> Poll<Settled> {
         match self {
             Awaited::Known {
                 zxid,

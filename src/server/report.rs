@@ -213,7 +213,7 @@ impl Metrics {
 }
 
 /// How many files the process has open, and may have, where the system says so (Linux).
-fn file_descriptors() -> Option<(u64, u64)> {
+pub(super) fn file_descriptors() -> Option<(u64, u64)> {
     // The directory that is read is open itself.
     let open = std::fs::read_dir("/proc/self/fd").ok()?.count() as u64 - 1;
     let limits = std::fs::read_to_string("/proc/self/limits").ok()?;

@@ -7,6 +7,24 @@ use std::time::Duration;
 use super::ensemble::Address;
 use super::words::Allowed;
 
+/// The most connections by default, where there are files enough for them.
+const CONNECTIONS_MAX: usize = 16_384;
+
+/// How many files connections leave to everybody else in the process: a storage that can't open one stops its
+/// node.
+const FILES_RESERVED: u64 = 256;
+
+/// How many connections there may be in a process that has so many files open, and may have so many.
+fn connections_max(files: Option<(u64, u64)>) -> usize {
+    let Some((open, limit)) = files else {
+        return CONNECTIONS_MAX;
+    };
+    // Where there are very few they are shared by halves.
+    let reserved = FILES_RESERVED.min(limit / 2);
+    let left = limit.saturating_sub(open + reserved).max(1);
+    usize::try_from(left).map_or(CONNECTIONS_MAX, |left| left.min(CONNECTIONS_MAX))
+}
+
 /// The limits and switches of one server.
 #[derive(Clone)]
 pub(super) struct Settings {
@@ -20,10 +38,16 @@ pub(super) struct Settings {
     pub outstanding_max: usize,
     /// The most of them in all connections.
     pub outstanding_total_max: usize,
+    /// The most bytes that their frames may have.
+    pub outstanding_bytes_total_max: usize,
+    /// The most bytes of one reply's body.
+    pub reply_bytes_max: usize,
     /// When so many bytes wait to be sent to a client nothing more is taken from it.
     pub unsent_bytes_max: usize,
     /// On how many paths one session may have watches.
     pub watches_max: usize,
+    /// The most bytes of those paths, together.
+    pub watch_path_bytes_max: usize,
     /// How many events may wait for one client; with more its connection is closed.
     pub events_max: usize,
     /// How long a client may take for its first record.
@@ -66,12 +90,15 @@ impl Default for Settings {
     fn default() -> Settings {
         Settings {
             frame_bytes_max: 0xf_ffff,
-            connections_max: 16_384,
-            connections_per_address_max: 16_384,
+            connections_max: connections_max(super::report::file_descriptors()),
+            connections_per_address_max: CONNECTIONS_MAX,
             outstanding_max: 256,
             outstanding_total_max: 8_192,
+            outstanding_bytes_total_max: 256 * 1024 * 1024,
+            reply_bytes_max: 64 * 1024 * 1024,
             unsent_bytes_max: 256 * 1024,
             watches_max: 100_000,
+            watch_path_bytes_max: 16 * 1024 * 1024,
             events_max: 10_000,
             greeting_timeout: Duration::from_secs(10),
             threads: std::thread::available_parallelism().map_or(1, |cores| cores.get().min(2)),
@@ -93,5 +120,19 @@ impl Default for Settings {
             words: Allowed::These(vec!["srvr".to_string()]),
             log: Arc::new(|_| {}),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_leave_files_to_the_others() {
+        assert_eq!(connections_max(Some((24, 1_024))), 744);
+        assert_eq!(connections_max(Some((24, 1_048_576))), 16_384);
+        assert_eq!(connections_max(Some((24, 256))), 104);
+        assert_eq!(connections_max(Some((300, 256))), 1);
+        assert_eq!(connections_max(None), 16_384);
     }
 }

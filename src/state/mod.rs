@@ -38,9 +38,10 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 
+use crate::acl::{Acl, AuthId, Permissions};
 use crate::error::Result;
 use crate::ids::{SessionId, Zxid};
-use crate::op::{Outcome, ReadOp};
+use crate::op::{EventAcl, Outcome, ReadOp};
 use crate::path::ZnodePath;
 use crate::proto::Rules;
 #[cfg(test)]
@@ -58,6 +59,11 @@ pub(crate) use snapshot::{Chunks, Frozen, Restore, RestoreError, RestoredState, 
 use reader::{Facts, Published};
 use sessions::Sessions;
 use znodes::Znodes;
+
+/// Whether somebody with these identities may read what has this ACL.
+pub(crate) fn may_read(identities: &[AuthId], acl: &[Acl]) -> bool {
+    authorize::allows(acl, Permissions::READ, identities)
+}
 
 /// The state machine of one replica.
 pub(crate) struct State {
@@ -167,6 +173,16 @@ impl State {
     /// The znode at a path with all writes so far.
     pub(crate) fn znode(&self, path: &str) -> Option<Arc<tree::Znode>> {
         self.znodes.tree.get(path)
+    }
+
+    /// Who may hear of what happens to this znode, which is one of this tree.
+    pub(crate) fn event_acl(&self, znode: &tree::Znode) -> EventAcl {
+        self.znodes.event_acl(znode.acl)
+    }
+
+    /// Whether a session may read what has this ACL.
+    pub(crate) fn may_read(&self, session: SessionId, acl: &[Acl]) -> bool {
+        may_read(Source::identities(self, session), acl)
     }
 
     /// The stat of a znode with all writes so far.

@@ -11,7 +11,7 @@ use arc_swap::ArcSwap;
 use crate::acl::{Acl, AuthId};
 use crate::error::{Error, Result};
 use crate::ids::{NodeId, SessionId, Zxid};
-use crate::op::ReadOp;
+use crate::op::{EventAcl, ReadOp};
 use crate::state::acl_table::{AclIndex, AclLists, OPEN_ACL};
 use crate::state::read::{ReadResult, Source, children_of, data_of, descendants, missing};
 use crate::state::sessions::PublishedSessions;
@@ -61,6 +61,14 @@ impl Reader {
     /// The last write that is published.
     pub(crate) fn zxid(&self) -> Zxid {
         self.cell.load().tree.zxid()
+    }
+
+    /// Who may hear of what happens to this znode, which is one of the tree that is published.
+    pub(crate) fn event_acl(&self, znode: &Znode) -> EventAcl {
+        let published = self.cell.load();
+        let acl = published.current.acls.get(znode.acl);
+        // One that isn't known any more is nobody's.
+        (znode.acl != OPEN_ACL).then(|| acl.unwrap_or_default().into())
     }
 
     /// The znode at a path, whoever may read it.

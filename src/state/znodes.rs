@@ -12,7 +12,7 @@ use imbl::OrdSet;
 use crate::acl::{Acl, AuthId, Permissions};
 use crate::error::{Error, Result};
 use crate::ids::{SessionId, Zxid};
-use crate::op::{Change, EventKind};
+use crate::op::{Change, EventAcl, EventKind};
 use crate::path::{self, ZnodePath};
 use crate::stat::Stat;
 use crate::state::acl_table::{AclIndex, AclTable, OPEN_ACL};
@@ -46,11 +46,13 @@ pub(crate) struct Write<'a> {
 }
 
 impl Write<'_> {
-    fn changed(&mut self, kind: EventKind, path: ZnodePath) {
+    fn changed(&mut self, kind: EventKind, path: ZnodePath, acl: EventAcl, parent_acl: EventAcl) {
         self.changes.push(Change {
             zxid: self.zxid,
             kind,
             path,
+            acl,
+            parent_acl,
         });
     }
 }
@@ -165,7 +167,7 @@ impl Znodes {
         let znode = Znode::created(path.clone(), data, write.zxid, write.time_ms, owner, acl);
         let mut stat = znode.stat();
         let due = Due::of(&znode);
-        self.changing_children_of(&path, |znodes| znodes.tree.insert(znode));
+        let ((), parent_acl) = self.changing_children_of(&path, |znodes| znodes.tree.insert(znode));
         self.note_due(&path, None, due);
         if owner.is_ephemeral() {
             self.ephemerals.insert((owner.session(), path.clone()));
@@ -183,14 +185,20 @@ impl Znodes {
                 .get(path.as_str())
                 .map_or(stat, |znode| znode.stat());
         }
-        write.changed(EventKind::NodeCreated, path);
+        write.changed(
+            EventKind::NodeCreated,
+            path,
+            self.event_acl(acl),
+            parent_acl,
+        );
         stat
     }
 
     /// Removes an existing znode that has no children and isn't the root.
     pub(crate) fn remove(&mut self, write: &mut Write<'_>, path: &ZnodePath) {
-        let znode =
+        let (znode, parent_acl) =
             self.changing_children_of(path, |znodes| znodes.tree.remove(path.as_str(), write.zxid));
+        let acl = self.event_acl(znode.acl);
         self.release(znode.acl);
         self.note_due(path, Due::of(&znode), None);
         if znode.owner.is_ephemeral() {
@@ -205,7 +213,7 @@ impl Znodes {
                 bytes: -(znode.data.len() as i64),
             },
         );
-        write.changed(EventKind::NodeDeleted, path.clone());
+        write.changed(EventKind::NodeDeleted, path.clone(), acl, parent_acl);
     }
 
     /// Gives an existing znode other data. `data_length` is what it has now.
@@ -229,7 +237,7 @@ impl Znodes {
         });
         let mut stat = znode.stat();
         let after = Due::of(znode);
-        let path = znode.path.clone();
+        let (path, acl) = (znode.path.clone(), znode.acl);
         self.note_due(&path, before, after);
         if self.charge(zxid, &path, Usage { count: 0, bytes }) {
             stat = self
@@ -237,7 +245,7 @@ impl Znodes {
                 .get(path.as_str())
                 .map_or(stat, |znode| znode.stat());
         }
-        write.changed(EventKind::NodeDataChanged, path);
+        write.changed(EventKind::NodeDataChanged, path, self.event_acl(acl), None);
         stat
     }
 
@@ -322,19 +330,29 @@ impl Znodes {
         &mut self,
         child: &ZnodePath,
         change: impl FnOnce(&mut Znodes) -> T,
-    ) -> T {
+    ) -> (T, EventAcl) {
         let parent = child.parent().expect("the root is nobody's child");
-        let special = |znodes: &Znodes| {
-            let parent = znodes.tree.get(parent)?;
-            ReapIndex::concerns(&parent).then(|| (parent.path.clone(), Due::of(&parent)))
+        let special = |parent: &Znode| {
+            ReapIndex::concerns(parent).then(|| (parent.path.clone(), Due::of(parent)))
         };
-        let before = special(self);
+        let (before, acl) = match self.tree.get(parent) {
+            Some(parent) => (special(&parent), self.event_acl(parent.acl)),
+            None => (None, None),
+        };
         let result = change(self);
         if let Some((path, before)) = before {
-            let after = special(self).and_then(|(_, due)| due);
+            let parent = self.tree.get(parent);
+            let after = parent
+                .and_then(|parent| special(&parent))
+                .and_then(|(_, due)| due);
             self.note_due(&path, before, after);
         }
-        result
+        (result, acl)
+    }
+
+    /// Who may hear of what happens to a znode with this ACL.
+    pub(crate) fn event_acl(&self, acl: AclIndex) -> EventAcl {
+        (acl != OPEN_ACL).then(|| self.acls.list(acl).clone())
     }
 
     fn note_due(&mut self, path: &ZnodePath, before: Option<Due>, after: Option<Due>) {

@@ -219,7 +219,7 @@ fn replied(body: impl FnOnce(&mut Writer<'_>)) -> Vec<u8> {
         error: 0,
     };
     let mut out = Vec::new();
-    header.frame(&mut out, &bytes);
+    header.frame(&mut out, &bytes).unwrap();
     let (length, frame) = out.split_first_chunk().unwrap();
     assert_eq!(u32::from_be_bytes(*length) as usize, frame.len());
     frame.to_vec()
@@ -259,7 +259,7 @@ fn an_error_has_no_body() {
         zxid: Zxid(12),
         error: -101,
     };
-    header.frame(&mut out, b"what a body");
+    header.frame(&mut out, b"what a body").unwrap();
     assert_eq!(out[4..], reply("reply.error"));
 }
 
@@ -294,7 +294,7 @@ fn the_results_of_a_multi_are_written_as_zookeeper_writes_them() {
 fn a_welcome_and_an_event_are_written_as_zookeeper_writes_them() {
     let mut out = Vec::new();
     let password = std::array::from_fn(|at| at as u8);
-    connect_response(&mut out, (0x1234, &password), 30_000, false);
+    connect_response(&mut out, (0x1234, &password), 30_000, false).unwrap();
     assert_eq!(out[4..], reply("reply.connect"));
     out.clear();
     let event = WatchEvent {
@@ -302,6 +302,6 @@ fn a_welcome_and_an_event_are_written_as_zookeeper_writes_them() {
         path: ZnodePath::parse("/a").unwrap(),
         zxid: Zxid(u64::MAX),
     };
-    watcher_event(&mut out, &event);
+    watcher_event(&mut out, &event).unwrap();
     assert_eq!(out[4..], reply("event"));
 }

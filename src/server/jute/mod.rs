@@ -20,7 +20,7 @@ pub(super) use reply::{
 pub(super) use request::{
     Connect, Create, MultiOp, Opcode, Paths, Read, Request, RequestHeader, Scope,
 };
-pub(super) use writer::Writer;
+pub(super) use writer::{TooLong, Writer};
 
 #[cfg(test)]
 mod golden;

@@ -1,6 +1,6 @@
 //! What clients are told.
 
-use super::{Opcode, Writer};
+use super::{Opcode, TooLong, Writer};
 use crate::{Error, EventKind, OpResult, WatchEvent, Zxid};
 
 /// What is before each reply.
@@ -13,7 +13,7 @@ pub(crate) struct ReplyHeader {
 
 impl ReplyHeader {
     /// A reply, whose body is empty where there is an error.
-    pub(crate) fn frame(self, out: &mut Vec<u8>, body: &[u8]) {
+    pub(crate) fn frame(self, out: &mut Vec<u8>, body: &[u8]) -> Result<(), TooLong> {
         Writer::frame(out, |writer| {
             writer.int(self.xid);
             writer.long(self.zxid.0 as i64);
@@ -21,7 +21,7 @@ impl ReplyHeader {
             if self.error == 0 {
                 writer.raw(body);
             }
-        });
+        })
     }
 }
 
@@ -32,14 +32,18 @@ pub(crate) fn connect_response(
     identity: (i64, &[u8; 16]),
     timeout_ms: i32,
     says_read_only: bool,
-) {
+) -> Result<(), TooLong> {
     let read_only = says_read_only.then_some(false);
-    welcome(out, identity, timeout_ms, read_only);
+    welcome(out, identity, timeout_ms, read_only)
 }
 
 /// [`connect_response`] of a server without a quorum, to a client that is content with it.
-pub(crate) fn read_only_response(out: &mut Vec<u8>, identity: (i64, &[u8; 16]), timeout_ms: i32) {
-    welcome(out, identity, timeout_ms, Some(true));
+pub(crate) fn read_only_response(
+    out: &mut Vec<u8>,
+    identity: (i64, &[u8; 16]),
+    timeout_ms: i32,
+) -> Result<(), TooLong> {
+    welcome(out, identity, timeout_ms, Some(true))
 }
 
 fn welcome(
@@ -47,7 +51,7 @@ fn welcome(
     (session, password): (i64, &[u8; 16]),
     timeout_ms: i32,
     read_only: Option<bool>,
-) {
+) -> Result<(), TooLong> {
     Writer::frame(out, |writer| {
         writer.int(0);
         writer.int(timeout_ms);
@@ -56,11 +60,11 @@ fn welcome(
         if let Some(read_only) = read_only {
             writer.bool(read_only);
         }
-    });
+    })
 }
 
 /// A watch has fired (`WatcherEvent`).
-pub(crate) fn watcher_event(out: &mut Vec<u8>, event: &WatchEvent) {
+pub(crate) fn watcher_event(out: &mut Vec<u8>, event: &WatchEvent) -> Result<(), TooLong> {
     const XID: i32 = -1;
     const SYNC_CONNECTED: i32 = 3;
     Writer::frame(out, |writer| {
@@ -75,7 +79,7 @@ pub(crate) fn watcher_event(out: &mut Vec<u8>, event: &WatchEvent) {
         });
         writer.int(SYNC_CONNECTED);
         writer.string(event.path.as_str());
-    });
+    })
 }
 
 /// The results of a multi or a multiRead (`MultiResponse`).
