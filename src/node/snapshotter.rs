@@ -50,14 +50,14 @@ pub(crate) fn run_snapshotter(
         if done.is_some_and(|done| reports.report(done).is_err()) {
             return;
         }
-        let begun = Instant::now();
-        if snapshotter.is_taking() && begun >= pause_end {
+        if snapshotter.is_taking() && Instant::now() >= pause_end {
             let done = snapshotter.take_on();
             if done.is_some_and(|done| reports.report(done).is_err()) {
                 return;
             }
-            let ended = Instant::now();
-            pause_end = ended + (ended - begun).min(PAUSE_MAX) * PAUSE_RATIO;
+            // What was encoded has kept no disk busy.
+            let pause = snapshotter.last_write.min(PAUSE_MAX) * PAUSE_RATIO;
+            pause_end = Instant::now() + pause;
         }
     }
 }
@@ -68,6 +68,8 @@ pub(crate) struct Snapshotter {
     /// Tells how long things take.
     clock: Arc<dyn Clock>,
     taking: Option<Taking>,
+    /// How long the last piece was being written.
+    last_write: Duration,
     readers: HashMap<u64, Box<dyn SnapshotReader>>,
     staging: Option<Staging>,
 }
@@ -125,6 +127,7 @@ impl Snapshotter {
             storage,
             clock,
             taking: None,
+            last_write: Duration::ZERO,
             readers: HashMap::new(),
             staging: None,
         }
@@ -195,7 +198,10 @@ impl Snapshotter {
         let written = match taking.chunks.next() {
             Some(chunk) => {
                 taking.bytes += chunk.len() as u64;
-                match taking.writer.write(&chunk) {
+                let begun = self.clock.now().monotonic;
+                let written = taking.writer.write(&chunk);
+                self.last_write = self.clock.now().monotonic.saturating_sub(begun);
+                match written {
                     Ok(()) => return None,
                     Err(error) => Err(error),
                 }
