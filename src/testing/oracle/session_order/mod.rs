@@ -3,7 +3,7 @@
 //!
 //! Reads are placed as early in the cluster's order as they fit, and the deletions that were answered
 //! where the changes say. With the changes of the tree recorded every read is judged against every znode
-//! that the session has seen; without them by what the session [knows of the path](super::known).
+//! that the session has seen; without them by what the session knows of the path.
 
 use std::collections::{BTreeMap, HashMap};
 
