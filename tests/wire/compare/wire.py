@@ -136,7 +136,7 @@ def zookeeper(jar):
         settings = os.path.join(directory, "zoo.cfg")
         with open(settings, "w") as file:
             file.write("tickTime=2000\ndataDir=%s/data\nclientPort=%d\n" % (directory, port))
-            file.write("clientPortAddress=127.0.0.1\nadmin.enableServer=false\n")
+            file.write("clientPortAddress=127.0.0.1\nadmin.enableServer=false\nreconfigEnabled=true\n")
         main = "org.apache.zookeeper.server.ZooKeeperServerMain"
         # As ours is started: TTLs, hard quotas, and the super of ZooKeeper's documentation.
         super_digest = "DigestAuthenticationProvider.superDigest=super:D/InIHSb7yEEbrWz8b9l71RjZJU="
