@@ -45,7 +45,8 @@ pub const COMMAND_BYTES_MAX: usize = MESSAGE_BYTES_MAX - 64 * 1024;
 /// Raft: a leader, elected by a majority, whose log the others follow.
 ///
 /// Several writes may be under way at once: see [`Consensus::persisted`]. A commit index alone is not
-/// worth a write: it goes to the storage with the next entries or the next term, and is a hint there.
+/// worth a write, unless it commits a change of membership: it goes to the storage with the next entries or
+/// the next term, and is a hint there.
 ///
 /// # Errors
 /// A read of the storage that fails stops the core: it gives out nothing any more, and
@@ -249,8 +250,14 @@ impl RaftCore {
         let new_term = state.term != self.written.term || state.vote != self.written.vote;
         let log_write = ready.install.is_some() || !ready.write.entries.is_empty();
         // Whoever holds an entry must not forget the commit index that came with it: a node two
-        // changes of membership behind could win an election by an outdated majority.
-        if new_term || (log_write && state != self.written) {
+        // changes of membership behind could win an election by an outdated majority. And who has applied
+        // a change of membership must not go back behind it: where the others do, too, and the old
+        // majority needs a node that is lost, nobody could be elected any more.
+        let committed = raft_ready.committed_entries().iter();
+        let commits_change = committed
+            .map(|entry| entry.get_entry_type())
+            .any(|kind| kind != EntryType::EntryNormal);
+        if new_term || ((log_write || commits_change) && state != self.written) {
             self.written = state;
             ready.write.hard_state = Some(state);
         }

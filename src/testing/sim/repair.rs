@@ -77,6 +77,12 @@ pub(super) async fn change(world: &World, change: MemberChange) {
             match answer {
                 Some(Ok(_)) => return,
                 Some(Err(error)) if is_so(change, &error) => return,
+                // A request to remove it that was repeated has come after it was added again.
+                Some(Err(Error::NotAMember { .. }))
+                    if matches!(change, MemberChange::Promote(_)) =>
+                {
+                    drop(world.change_members(at, MemberChange::AddLearner(about)));
+                }
                 _ => {}
             }
         }

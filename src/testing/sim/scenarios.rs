@@ -61,6 +61,18 @@ fn a_node_that_joins_again_does_not_believe_what_is_told_of_its_life_before() {
 }
 
 #[test]
+fn a_change_of_membership_that_all_have_applied_lasts_though_they_start_again() {
+    // Two of three voters started again behind the third one's promotion, and needed the vote of the node
+    // whose disk was lost since.
+    repeat(&Plan::new(Workload::Ephemerals, 36));
+}
+
+#[test]
+fn a_node_that_a_repeated_request_has_removed_again_is_added_again() {
+    repeat(&Plan::new(Workload::Bank, 247));
+}
+
+#[test]
 fn the_same_seed_gives_the_same_trace_byte_for_byte() {
     let trace = |seed| {
         let mut simulation = Simulation::builder(seed)
