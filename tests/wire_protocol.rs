@@ -552,9 +552,12 @@ fn word(server: &ZooKeeperServer, word: &str) -> String {
 
 #[test]
 fn four_letter_words_are_answered_where_they_are_allowed() {
-    let (_node, server) = serve();
+    let (node, server) = serve();
     let mut client = connect(&server);
     client.call(1, CREATE, &create("/a", b"", 0));
+    // A turn of the node answers its callers before it says how it is.
+    let shown = |status: &quorate::NodeStatus| status.zxid.0 == 3;
+    node.wait_for(Duration::from_secs(30), shown).unwrap();
     let srvr = word(&server, "srvr");
     for line in [
         "Zookeeper version: 3.",
