@@ -73,6 +73,11 @@ fn a_node_that_a_repeated_request_has_removed_again_is_added_again() {
 }
 
 #[test]
+fn a_session_that_ends_before_its_opening_is_answered_is_no_contradiction() {
+    repeat(&Plan::new(Workload::Ephemerals, 732));
+}
+
+#[test]
 fn the_same_seed_gives_the_same_trace_byte_for_byte() {
     let trace = |seed| {
         let mut simulation = Simulation::builder(seed)

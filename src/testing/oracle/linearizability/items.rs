@@ -182,7 +182,8 @@ fn end<'a>(history: &History, session: SessionId, paths: Vec<&'a str>) -> Candid
     let mut called = u64::MAX;
     for attachment in &history.attachments {
         if attachment.session == session {
-            called = called.min(attachment.opened.order);
+            // A session can be over before its opening is answered.
+            called = called.min(attachment.called.order);
         }
     }
     let mut answered = u64::MAX;

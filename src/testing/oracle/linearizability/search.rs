@@ -354,7 +354,7 @@ impl Search<'_> {
     /// late for it.
     fn may_come(&self, index: usize) -> bool {
         let item = &self.items[index];
-        if item.answered <= self.latest() {
+        if item.answered <= self.latest().max(item.called) {
             return false;
         }
         let session = &self.sessions[item.session];

@@ -9,7 +9,7 @@ use crate::error::Error;
 use crate::ids::{SessionId, Version, Zxid};
 use crate::op::CreateMode;
 use crate::testing::history::{
-    Answer, AttachmentEnd, AttachmentId, CallId, FinalZnode, Op, Outcome,
+    Answer, AttachmentEnd, AttachmentId, CallId, ClientId, FinalZnode, Op, Outcome,
 };
 use crate::testing::oracle::story::*;
 
@@ -279,6 +279,33 @@ fn ephemerals_vanish_with_their_session_and_not_without() {
 }
 
 #[test]
+fn a_session_may_be_over_before_its_client_has_heard_that_it_is_open() {
+    // Its node stood still (seed 732 of the ephemerals): the end was taken for one that nothing could
+    // precede, and a create that came too late for one that was possible.
+    let story = |seen: Answer| {
+        let mut story = Story::new();
+        let two = story.session(2);
+        let asked = story.recorder.now();
+        story.wait_ms(1);
+        story.recorder.session_ended(SessionId(9), Some(Zxid(1)));
+        let late = (SessionId(9), 0);
+        let one = story
+            .recorder
+            .attached(ClientId(9), node(1), asked, late, TIMEOUT);
+        let call = story.call(one, Op::create("/e", "", CreateMode::Ephemeral));
+        story.unknown(call);
+        story.did_linearizable(two, Op::exists("/e"), seen);
+        story
+    };
+    story(Answer::Exists(None)).passes(check);
+    let there = crate::Stat {
+        ephemeral_owner: SessionId(9),
+        ..stat(0, 2)
+    };
+    story(Answer::Exists(Some(there))).breaks(check, NO_ORDER, &["exists /e"]);
+}
+
+#[test]
 fn a_read_after_a_sync_is_not_older_than_the_sync() {
     // ZOOKEEPER-1675: `sync`, then a read that is still stale.
     let (story, one, two) = register();
@@ -445,6 +472,22 @@ fn a_read_that_says_nothing_decides_nothing_of_a_write_that_can_happen_no_more()
     story.did_linearizable(two, Op::children("/r"), names(&[], 1));
     story.did_linearizable(two, Op::get("/r"), data("a", 1, 2));
     story.passes(check);
+}
+
+#[test]
+fn a_write_that_is_called_when_its_attachment_has_no_say_any_more_never_happens() {
+    for (seen, possible) in [(data("0", 0, 1), true), (data("a", 1, 2), false)] {
+        let (story, one, two) = register();
+        story.attach(SessionId(1), 2, 1);
+        let late = story.call(one, set("/r", "a"));
+        story.did_linearizable(two, Op::get("/r"), seen);
+        story.unknown(late);
+        if possible {
+            story.passes(check);
+        } else {
+            story.breaks(check, NO_ORDER, &["get /r"]);
+        }
+    }
 }
 
 /// Runs random calls of `clients` against the model itself, each taking effect at a random moment of
