@@ -39,7 +39,13 @@ struct Contents {
     compacted_index: u64,
     compacted_term: u64,
     entries: VecDeque<LogEntry>,
+    /// Compacted, and yet to be freed: a few with each append, for all at once take some 50 ms a hundred
+    /// thousand.
+    discarded: VecDeque<LogEntry>,
 }
+
+/// How many compacted entries are freed with an append, beside as many as it has itself.
+const FREED_PER_APPEND: usize = 64;
 
 impl Memory {
     /// An empty store.
@@ -74,13 +80,14 @@ impl Contents {
         self.snapshot.as_ref().map(|(meta, _)| meta)
     }
 
-    fn publish(&mut self, meta: SnapshotMeta, data: Bytes) {
+    /// Gives back what was published before: freeing that takes long, and is for when nobody waits.
+    fn publish(&mut self, meta: SnapshotMeta, data: Bytes) -> Option<(SnapshotMeta, Bytes)> {
         if self.term(meta.index) != Some(meta.term) {
             self.entries.clear();
             self.compacted_index = meta.index;
             self.compacted_term = meta.term;
         }
-        self.snapshot = Some((meta, data));
+        self.snapshot.replace((meta, data))
     }
 }
 
@@ -138,6 +145,9 @@ impl Storage for Memory {
             contents.entries.extend(batch.entries.iter().cloned());
         }
         contents.hard_state = batch.hard_state.unwrap_or(contents.hard_state);
+        let freed = FREED_PER_APPEND + batch.entries.len();
+        let freed = freed.min(contents.discarded.len());
+        contents.discarded.drain(..freed);
         Ok(())
     }
 
@@ -214,7 +224,13 @@ impl Storage for Memory {
         if contract::check_compaction(index, contents.held(), contents.published())? {
             contents.compacted_term = contents.term(index).unwrap_or(0);
             let dropped = (index - contents.compacted_index) as usize;
-            contents.entries.drain(..dropped);
+            let kept = contents.entries.split_off(dropped);
+            let compacted = std::mem::replace(&mut contents.entries, kept);
+            if contents.discarded.is_empty() {
+                contents.discarded = compacted;
+            } else {
+                contents.discarded.extend(compacted);
+            }
             contents.compacted_index = index;
         }
         Ok(())
@@ -234,9 +250,12 @@ impl SnapshotWriter for MemorySnapshotWriter {
     }
 
     fn publish(self: Box<Self>) -> Result<(), StorageError> {
+        let data = Bytes::from(self.data);
         let mut contents = self.store.shared.write();
         contract::check_snapshot(&self.meta, contents.published())?;
-        contents.publish(self.meta, Bytes::from(self.data));
+        let before = contents.publish(self.meta, data);
+        drop(contents);
+        drop(before);
         Ok(())
     }
 }
@@ -261,5 +280,56 @@ impl SnapshotReader for MemorySnapshotReader {
             .min(self.data.len());
         let end = begin.saturating_add(bytes_max).min(self.data.len());
         Ok(self.data.slice(begin..end))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::EntryKind;
+    use crate::{ClusterId, NodeId};
+
+    /// Entries from this index on.
+    fn entries(first: u64, count: u64) -> WriteBatch {
+        let entry = |index| LogEntry {
+            index,
+            term: 1,
+            kind: EntryKind::Command,
+            data: Bytes::from_static(b"entry"),
+        };
+        WriteBatch {
+            entries: (first..first + count).map(entry).collect(),
+            hard_state: None,
+        }
+    }
+
+    #[test]
+    fn what_is_compacted_is_freed_with_the_appends_that_follow() {
+        // Freed at once, a hundred thousand entries held up the writer for 40 ms.
+        let identity = Identity {
+            cluster: ClusterId(1),
+            node: NodeId::new(1).unwrap(),
+        };
+        let meta = |index| SnapshotMeta {
+            index,
+            term: 1,
+            ..SnapshotMeta::default()
+        };
+        let store = Memory::new();
+        store.bootstrap(identity, &meta(1), b"").unwrap();
+        store.append(&entries(2, 1_000)).unwrap();
+        let writer = store.snapshot_writer(&meta(1_001)).unwrap();
+        writer.publish().unwrap();
+        let discarded = || store.shared.read().discarded.len();
+        store.compact(501).unwrap();
+        store.compact(701).unwrap();
+        assert_eq!(discarded(), 700);
+        store.append(&entries(1_002, 36)).unwrap();
+        assert_eq!(discarded(), 600);
+        for index in 1_038..1_050 {
+            store.append(&entries(index, 1)).unwrap();
+        }
+        assert_eq!(discarded(), 0);
+        assert_eq!(store.bounds(), (702, 1_049));
     }
 }

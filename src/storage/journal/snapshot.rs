@@ -44,22 +44,39 @@ impl<M: Medium> Journal<M> {
         mut file: SnapshotFileWriter,
         meta: &SnapshotMeta,
     ) -> Result<(), StorageError> {
-        let mut writer = self.writer.lock();
-        self.state.read().check_running()?;
-        // Checked again: another one may have been published while this one was written.
-        contract::check_snapshot(meta, self.state.read().published())?;
-        let done = self.publish_steps(&mut writer, &mut file, meta);
-        self.stop_after_failure(done)
+        self.check_publishable(meta)?;
+        // What takes long is done before and after the lock: appends wait for the checkpoint alone.
+        self.stop_after_failure(file.finish())?;
+        let number = file.number();
+        let published = {
+            let mut writer = self.writer.lock();
+            // Checked again: another one may have been published while this one was made durable.
+            self.check_publishable(meta).and_then(|()| {
+                let done = self.checkpoint_snapshot(&mut writer, number, meta);
+                self.stop_after_failure(done)
+            })
+        };
+        match published {
+            Ok(Some(old_number)) => self.snapshots.remove(old_number),
+            Err(StorageError::Refused { .. }) => self.snapshots.remove(number),
+            _ => {}
+        }
+        published.map(drop)
     }
 
-    fn publish_steps(
+    fn check_publishable(&self, meta: &SnapshotMeta) -> Result<(), StorageError> {
+        let state = self.state.read();
+        state.check_running()?;
+        contract::check_snapshot(meta, state.published())
+    }
+
+    /// Makes the file of this number the published one. Gives back the number of the one before.
+    fn checkpoint_snapshot(
         &self,
         writer: &mut super::Writer,
-        file: &mut SnapshotFileWriter,
+        number: u64,
         meta: &SnapshotMeta,
-    ) -> Result<(), StorageError> {
-        file.finish()?;
-        let number = file.number();
+    ) -> Result<Option<u64>, StorageError> {
         let (checkpoint, old_number, is_ahead) = {
             let state = self.state.read();
             let is_ahead = state.index.term(meta.index) != Some(meta.term);
@@ -73,11 +90,8 @@ impl<M: Medium> Journal<M> {
                     checkpoint.last_index = meta.index;
                 }
             })?;
-            (
-                checkpoint,
-                state.snapshot.as_ref().map(|(number, _)| *number),
-                is_ahead,
-            )
+            let old_number = state.snapshot.as_ref().map(|(number, _)| *number);
+            (checkpoint, old_number, is_ahead)
         };
         self.checkpoint_steps(writer, &checkpoint, |state| {
             state.snapshot = Some((number, meta.clone()));
@@ -85,10 +99,7 @@ impl<M: Medium> Journal<M> {
                 state.index = Index::new(meta.index, meta.term);
             }
         })?;
-        if let Some(old_number) = old_number {
-            self.snapshots.remove(old_number);
-        }
-        Ok(())
+        Ok(old_number)
     }
 }
 
