@@ -260,6 +260,7 @@ impl Storage for Counting {
         self.counts.snapshotting.store(true, Ordering::Relaxed);
         Ok(Box::new(CountingWriter {
             writer: Some(writer),
+            bytes: 0,
             counts: self.counts.clone(),
         }))
     }
@@ -275,15 +276,13 @@ impl Storage for Counting {
 
 struct CountingWriter {
     writer: Option<Box<dyn SnapshotWriter>>,
+    bytes: u64,
     counts: Arc<Counts>,
 }
 
 impl SnapshotWriter for CountingWriter {
     fn write(&mut self, chunk: &[u8]) -> Result<(), StorageError> {
-        let bytes = chunk.len() as u64;
-        self.counts
-            .snapshot_bytes
-            .fetch_add(bytes, Ordering::Relaxed);
+        self.bytes += chunk.len() as u64;
         self.writer
             .as_mut()
             .expect("not published yet")
@@ -292,7 +291,11 @@ impl SnapshotWriter for CountingWriter {
 
     fn publish(mut self: Box<Self>) -> Result<(), StorageError> {
         self.writer.take().expect("not published yet").publish()?;
-        self.counts.snapshots.fetch_add(1, Ordering::Relaxed);
+        let counts = &self.counts;
+        counts
+            .snapshot_bytes
+            .fetch_add(self.bytes, Ordering::Relaxed);
+        counts.snapshots.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }
 }

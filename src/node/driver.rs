@@ -548,7 +548,7 @@ impl Driver {
         watches.collect()
     }
 
-    /// Begins to write a snapshot, if one is due. All that is applied is published by now.
+    /// Begins to write a snapshot, if one is due, or has it hastened. All that is applied is published by now.
     fn take_snapshot(&mut self) {
         if !self.stopped
             && !self.backups.is_empty()
@@ -565,6 +565,9 @@ impl Driver {
         {
             let job = SnapshotJob::Take { meta, frozen };
             let _ = self.queues.snapshots.send(job);
+        }
+        if !self.stopped && self.replica.hastens_snapshot() {
+            let _ = self.queues.snapshots.send(SnapshotJob::Hasten);
         }
     }
 

@@ -32,9 +32,16 @@ pub(crate) enum WriteJob {
 
 /// Work for the snapshotter.
 pub(crate) enum SnapshotJob {
-    Take { meta: SnapshotMeta, frozen: Frozen },
+    Take {
+        meta: SnapshotMeta,
+        frozen: Frozen,
+    },
+    /// The one that is being taken is waited for.
+    Hasten,
     Read(SnapshotRead),
-    EndRead { transfer: u64 },
+    EndRead {
+        transfer: u64,
+    },
     Stage(SnapshotStage),
 }
 

@@ -59,6 +59,8 @@ pub(super) struct Snapshots {
     pub log_bytes: u64,
     /// One is being written.
     taking: bool,
+    /// That one is to be hastened, and it was said so.
+    hastened: bool,
     /// What the last one begun stands for.
     taken_index: u64,
     compaction: Compaction,
@@ -73,6 +75,7 @@ impl Snapshots {
             inbox: Inbox::default(),
             log_bytes: 0,
             taking: false,
+            hastened: false,
             taken_index: 0,
             compaction: Compaction::default(),
             received: None,
@@ -86,17 +89,35 @@ impl Replica {
     pub(super) fn due_snapshot(&mut self) -> Option<(SnapshotMeta, Frozen)> {
         let due = self.snapshots.log_bytes >= self.options.snapshot_log_bytes;
         // A follower that waits for a snapshot needs one that is newer than the published one.
-        let wanted = || {
-            self.applied_index > self.snapshots.taken_index && self.core.snapshot_wanted().is_some()
-        };
+        let wanted =
+            || self.applied_index > self.snapshots.taken_index && self.is_snapshot_wanted();
         if self.snapshots.taking || !(due || wanted()) {
             return None;
         }
         let frozen = self.state.freeze()?;
         self.snapshots.taking = true;
+        self.snapshots.hastened = false;
         self.snapshots.taken_index = self.applied_index;
         self.snapshots.log_bytes = 0;
         Some((self.applied_meta(), frozen))
+    }
+
+    fn is_snapshot_wanted(&self) -> bool {
+        self.core.snapshot_wanted().is_some()
+    }
+
+    /// A follower waits for the snapshot that is being taken, or the log outgrows it: the one after it has
+    /// been due for as long as it takes to become due.
+    pub(super) fn hastens(&mut self) -> bool {
+        let overdue = || self.snapshots.log_bytes / 2 >= self.options.snapshot_log_bytes;
+        let Snapshots {
+            taking, hastened, ..
+        } = self.snapshots;
+        if !taking || hastened || !(overdue() || self.is_snapshot_wanted()) {
+            return false;
+        }
+        self.snapshots.hastened = true;
+        true
     }
 
     /// What a snapshot of what is applied stands for.

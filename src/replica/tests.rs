@@ -32,6 +32,7 @@ struct Script {
     ready: VecDeque<Ready>,
     ready_number: u64,
     transfers: Vec<NodeId>,
+    snapshot_wanted: Option<u64>,
 }
 
 #[derive(Clone, Default)]
@@ -95,6 +96,10 @@ impl Consensus for ScriptedCore {
 
     fn failure(&self) -> Option<StorageError> {
         None
+    }
+
+    fn snapshot_wanted(&self) -> Option<u64> {
+        self.0.lock().snapshot_wanted
     }
 }
 
@@ -613,4 +618,37 @@ fn a_pause_of_the_whole_node_is_no_fault_of_its_disk() {
     story.now.monotonic += ELECTION * disk::DISK_PATIENCE * 10;
     story.hear_for(TICK * 5, &[LEADER, OTHER]);
     assert!(story.transfers().is_empty());
+}
+
+#[test]
+fn a_snapshot_is_hastened_when_a_follower_waits_for_it_or_the_log_outgrows_it() {
+    let begin = || {
+        let mut story = Story::with(|options| options.snapshot_log_bytes = 1);
+        story.commit(Vec::new());
+        assert!(!story.replica.hastens_snapshot(), "none is being taken");
+        assert!(story.replica.take_due_snapshot().is_some());
+        assert!(!story.replica.hastens_snapshot());
+        story
+    };
+    // A follower waits: said once.
+    let mut story = begin();
+    story.core.0.lock().snapshot_wanted = Some(2);
+    assert!(story.replica.hastens_snapshot());
+    assert!(!story.replica.hastens_snapshot());
+
+    // The next one is due, and twice as much.
+    let mut story = begin();
+    story.commit(Vec::new());
+    assert!(story.replica.hastens_snapshot());
+    let meta = SnapshotMeta {
+        index: 2,
+        ..SnapshotMeta::default()
+    };
+    let published = true;
+    story.handle(Input::SnapshotTaken { meta, published });
+    assert!(!story.replica.hastens_snapshot());
+    // The one after it begins anew.
+    assert!(story.replica.take_due_snapshot().is_some());
+    story.commit(Vec::new());
+    assert!(story.replica.hastens_snapshot());
 }

@@ -18,7 +18,7 @@ use crate::state::sessions::{KeptResult, Session, SessionMap};
 use crate::state::settings::Settings;
 use crate::state::tree::{FrozenTree, Znode};
 
-/// A chunk is given out when it has reached this size.
+/// The usual size of a chunk.
 const CHUNK_BYTES: usize = 256 * 1024;
 
 /// The state as of one publish, to be encoded by another thread while writes go on.
@@ -87,11 +87,17 @@ impl State {
 }
 
 impl Frozen {
-    /// The snapshot's bytes, in order.
+    /// The snapshot's bytes, in order, in chunks of 256 KiB.
     pub(crate) fn chunks(self) -> Chunks {
+        self.chunks_of(CHUNK_BYTES)
+    }
+
+    /// The same bytes in chunks of this size: for who has to do something else in between.
+    pub(crate) fn chunks_of(self, chunk_bytes: usize) -> Chunks {
         let mut encoder = Encoder::default();
         encoder.record(Kind::header(self.header));
         Chunks {
+            chunk_bytes,
             encoder,
             crc: crc32fast::Hasher::new(),
             sessions: self.sessions.into_iter().collect::<Vec<_>>().into_iter(),
@@ -102,8 +108,9 @@ impl Frozen {
     }
 }
 
-/// The bytes of a snapshot: each chunk has 256 KiB and at most one record more.
+/// The bytes of a snapshot: each chunk but the last one has its size, and at most one record more.
 pub(crate) struct Chunks {
+    chunk_bytes: usize,
     encoder: Encoder,
     /// Of all chunks given out.
     crc: crc32fast::Hasher,
@@ -117,7 +124,7 @@ impl Iterator for Chunks {
     type Item = Vec<u8>;
 
     fn next(&mut self) -> Option<Vec<u8>> {
-        while !self.ended && self.encoder.buffer.len() < CHUNK_BYTES {
+        while !self.ended && self.encoder.buffer.len() < self.chunk_bytes {
             if let Some((id, session)) = self.sessions.next() {
                 self.encoder.session(id, &session);
             } else if let Some(znode) = self.tree.next() {
@@ -133,6 +140,11 @@ impl Iterator for Chunks {
 }
 
 impl Chunks {
+    /// The size of the chunks from here on.
+    pub(crate) fn set_chunk_bytes(&mut self, chunk_bytes: usize) {
+        self.chunk_bytes = chunk_bytes;
+    }
+
     fn end(&mut self) {
         let mut crc = self.crc.clone();
         crc.update(&self.encoder.buffer);

@@ -288,6 +288,21 @@ fn chunks_are_bounded() {
 }
 
 #[test]
+fn the_bytes_are_the_same_in_chunks_of_any_size_and_of_one_that_changes() {
+    let mut writer = writer();
+    let bytes = writer.snapshot();
+    let mut chunks = writer.state.freeze().unwrap().chunks_of(1);
+    let mut found = chunks.next().unwrap();
+    let smallest = found.len();
+    chunks.set_chunk_bytes(smallest * 4);
+    let larger = chunks.next().unwrap();
+    assert!(larger.len() >= smallest * 4, "{}", larger.len());
+    found.extend(larger);
+    found.extend(chunks.flatten());
+    assert_eq!(found, bytes);
+}
+
+#[test]
 fn a_snapshot_cut_short_is_refused_wherever_it_is_cut() {
     let bytes = writer().snapshot();
     for end in 0..bytes.len() {
