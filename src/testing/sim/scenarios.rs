@@ -78,6 +78,11 @@ fn a_session_that_ends_before_its_opening_is_answered_is_no_contradiction() {
 }
 
 #[test]
+fn a_store_is_not_blamed_for_what_a_failed_write_has_left() {
+    repeat(&Plan::new(Workload::Mixed, 79));
+}
+
+#[test]
 fn the_same_seed_gives_the_same_trace_byte_for_byte() {
     let trace = |seed| {
         let mut simulation = Simulation::builder(seed)
