@@ -77,9 +77,14 @@ pub(super) async fn change(world: &World, change: MemberChange) {
             match answer {
                 Some(Ok(_)) => return,
                 Some(Err(error)) if is_so(change, &error) => return,
-                // A request to remove it that was repeated has come after it was added again.
-                Some(Err(Error::NotAMember { .. }))
-                    if matches!(change, MemberChange::Promote(_)) =>
+                // Who was asked is behind; or a request to remove it that was repeated has come after it was
+                // added again.
+                Some(Err(Error::NotAMember { node }))
+                    if node.as_u64() == about
+                        && matches!(
+                            change,
+                            MemberChange::Promote(_) | MemberChange::Replace { .. }
+                        ) =>
                 {
                     drop(world.change_members(at, MemberChange::AddLearner(about)));
                 }
@@ -119,9 +124,10 @@ fn is_so(change: MemberChange, error: &Error) -> bool {
             matches!(error, Error::BadArguments { .. })
         }
         // Whoever is to go has gone, or the other one has its place.
-        MemberChange::Replace { .. } => {
-            matches!(error, Error::NotAMember { .. } | Error::BadArguments { .. })
-        }
+        MemberChange::Replace { old, .. } => match error {
+            Error::NotAMember { node } => node.as_u64() == old,
+            error => matches!(error, Error::BadArguments { .. }),
+        },
         MemberChange::Transfer(_) => false,
     }
 }

@@ -78,6 +78,12 @@ fn a_session_that_ends_before_its_opening_is_answered_is_no_contradiction() {
 }
 
 #[test]
+fn a_node_is_not_replaced_because_another_has_not_heard_of_its_successor() {
+    // The operator took the answer for one that says that it was done already.
+    repeat(&Plan::new(Workload::Membership, 160));
+}
+
+#[test]
 fn a_store_is_not_blamed_for_what_a_failed_write_has_left() {
     repeat(&Plan::new(Workload::Mixed, 79));
 }
