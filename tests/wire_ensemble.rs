@@ -6,9 +6,15 @@
 
 #[path = "wire/asked.rs"]
 mod asked;
+#[cfg(feature = "tls")]
+#[allow(dead_code, reason = "each test file uses its own part")]
+mod certificates;
 #[path = "../examples/zookeeper_server/main.rs"]
 #[allow(dead_code, unreachable_pub, reason = "its `main` isn't called")]
 mod program;
+#[cfg(feature = "tls")]
+#[path = "wire/python.rs"]
+mod python;
 #[path = "wire/raw.rs"]
 mod wire;
 
@@ -240,4 +246,56 @@ fn three_processes_are_one_ensemble() {
     let mut wire = Wire::connect(fourth.address(), 30_000).0;
     assert_eq!(wire.call(1, SYNC, &body().text("/")).error, 0);
     assert_eq!(wire.call(2, GET, &read("/a", false)).buffer(), b"2");
+}
+
+/// Stock clients against three processes, whose members talk to each other by TLS.
+#[cfg(feature = "tls")]
+#[test]
+fn kazoo_does_what_it_can_with_an_ensemble_whose_members_talk_tls() {
+    let directory = tempfile::tempdir().unwrap();
+    let ports: [u16; 3] = free_ports();
+    let peers: Vec<String> = (1..=3)
+        .map(|id| format!("{id}=127.0.0.1:{}", ports[id - 1]))
+        .collect();
+    let authority = certificates::Authority::new("an ensemble");
+    let start = |id: usize, more: &[&str]| {
+        let data = directory.path().join(id.to_string());
+        std::fs::create_dir_all(&data).unwrap();
+        let files = authority.issue(&data, &format!("node-{id}"));
+        let (id, peers) = (id.to_string(), peers.join(","));
+        let data = data.join("data");
+        let mut arguments = vec!["--client-port", "0", "--data", data.to_str().unwrap()];
+        arguments.extend(["--id", &id, "--peers", &peers, "--four-letter-words", "all"]);
+        arguments.extend(["--super-digest", "super:D/InIHSb7yEEbrWz8b9l71RjZJU="]);
+        arguments.extend(["--tick-ms", "500", "--quiet"]);
+        let [certificate, key, authority] = [&files.certificate, &files.key, &files.authority];
+        arguments.extend(["--tls-cert", certificate.to_str().unwrap()]);
+        arguments.extend(["--tls-key", key.to_str().unwrap()]);
+        arguments.extend(["--tls-ca", authority.to_str().unwrap()]);
+        arguments.extend(more);
+        Server::start(&arguments)
+    };
+    let servers = [1, 2].map(|id| start(id, &["--tls-peers"]));
+    // This one doesn't, and so is no member to the others.
+    let stranger = start(3, &[]);
+    let addresses = servers.each_ref().map(Server::address);
+    let is_led = |address: SocketAddr| ["leader", "follower"].contains(&&mode(address)[..]);
+    eventually("two of three have a leader", || {
+        addresses.iter().all(|at| is_led(*at))
+    });
+    let mut wire = Wire::connect(addresses[0], 30_000).0;
+    for xid in 1..=20 {
+        assert_eq!(wire.call(xid, SYNC, &body().text("/")).error, 0);
+    }
+    let served = |server: &Server| server.lines.try_iter().any(|line| line.contains("serving"));
+    assert!(!served(&stranger), "it has found a leader");
+    stranger.kill();
+    let third = start(3, &["--tls-peers"]);
+    let addresses = [addresses[0], addresses[1], third.address()];
+    eventually("all three", || is_led(addresses[2]));
+
+    let addresses = addresses.map(|address| address.to_string());
+    python::kazoo_file("operations.py", &addresses[..1]);
+    python::kazoo_file("recipes.py", &addresses[1..2]);
+    python::kazoo_file("sessions.py", &[addresses[0].clone(), addresses[2].clone()]);
 }

@@ -1,5 +1,5 @@
-//! kazoo, ZooKeeper's Python client: the virtual environment beside the build's results that
-//! `wire_kazoo.rs` makes, or makes here. Where it can't be had a test says so, which `.ci/run` lists.
+//! kazoo, ZooKeeper's Python client. It comes from PyPI, into a virtual environment beside the build's results.
+//! Where it can't be had a test says so, which `.ci/run` lists.
 #![allow(
     dead_code,
     unreachable_pub,
@@ -43,6 +43,20 @@ fn run(command: &mut Command) -> Result<(), String> {
 
 /// Runs a script that needs kazoo, with these arguments; the test fails where the script does.
 pub fn kazoo(name: &str, script: &str, arguments: &[String]) {
+    with_kazoo(name, |python| {
+        python.args(["-c", script]).args(arguments);
+    });
+}
+
+/// Runs a file of `tests/wire/kazoo` with the addresses of servers.
+pub fn kazoo_file(name: &str, addresses: &[String]) {
+    with_kazoo(name, |python| {
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/wire/kazoo");
+        python.arg(dir.join(name)).args(addresses);
+    });
+}
+
+fn with_kazoo(name: &str, arguments: impl FnOnce(&mut Command)) {
     let python = match python() {
         Ok(python) => python,
         Err(why) => {
@@ -55,8 +69,10 @@ pub fn kazoo(name: &str, script: &str, arguments: &[String]) {
         }
     };
     let mut command = Command::new(python);
-    let output = command.args(["-B", "-c", script]).args(arguments).output();
-    let output = output.unwrap();
+    // Nothing is to be left in the source tree.
+    command.arg("-B");
+    arguments(&mut command);
+    let output = command.output().unwrap();
     let said = String::from_utf8_lossy(&output.stdout);
     println!("{said}{}", String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{name} failed: see above");
