@@ -14,20 +14,15 @@
 mod support;
 
 use std::collections::VecDeque;
-use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use quorate::transport::{Peers, Tcp};
-use quorate::{CreateMode, Node, NodeId, Role, Session, Version};
-use support::process::{self, Process};
-use support::{Times, windowed};
+use quorate::{CreateMode, Session, Version};
+use support::cluster::{Cluster, node_id, path_of};
+use support::{Times, process, windowed};
 
 const PATIENCE: Duration = Duration::from_secs(120);
 const DATA_BYTES: usize = 128;
-/// This process's own node; the others are processes that can be killed.
-const SELF: u64 = 1;
 
 struct Sizes {
     rounds: usize,
@@ -65,126 +60,9 @@ fn main() {
     }
 }
 
-/// This process's node, and the two others.
-struct Cluster {
-    node: Arc<Node>,
-    peers: Peers,
-    address: String,
-    others: Vec<Process>,
-    dir: tempfile::TempDir,
-}
-
-impl Cluster {
-    fn start() -> Cluster {
-        let dir = support::directory();
-        let tcp = Tcp::builder("127.0.0.1:0").bind().expect("a free port");
-        let (peers, address) = (tcp.peers(), tcp.local_addr().to_string());
-        let others = [2, 3].map(|id| Process::launch(id, &path_of(dir.path(), id), false));
-        let node = Node::builder(SELF)
-            .voters([1, 2, 3])
-            .data_dir(path_of(dir.path(), SELF))
-            .transport(tcp)
-            .start()
-            .expect("it starts");
-        let mut cluster = Cluster {
-            node: Arc::new(node),
-            peers,
-            address,
-            others: others.into(),
-            dir,
-        };
-        cluster.spread();
-        for other in &mut cluster.others {
-            other.start();
-        }
-        cluster.leader();
-        cluster
-    }
-
-    fn spread(&mut self) {
-        let mut addresses = vec![(SELF, self.address.clone())];
-        addresses.extend(
-            self.others
-                .iter()
-                .map(|other| (other.id, other.address.clone())),
-        );
-        for (id, address) in &addresses {
-            self.peers.set(*id, address);
-            for other in &mut self.others {
-                other.tell(&format!("peer {id} {address}"));
-            }
-        }
-    }
-
-    fn leader(&self) -> u64 {
-        let known = self
-            .node
-            .wait_for(PATIENCE, |status| status.leader.is_some());
-        let leader = known.expect("there is a leader").leader;
-        leader.expect("just seen").as_u64()
-    }
-
-    /// Makes this node the leader.
-    fn lead(&self) {
-        let mine = node_id(SELF);
-        while self.node.status().role != Role::Leader {
-            // Refused while it is behind, or the leader has just changed.
-            let _ = self.node.transfer_leadership(mine).wait_timeout(PATIENCE);
-        }
-    }
-
-    /// Makes another one the leader, and waits until all have everything.
-    fn follow(&self) -> usize {
-        loop {
-            self.level();
-            match self
-                .others
-                .iter()
-                .position(|other| other.id == self.leader())
-            {
-                Some(position) => return position,
-                None => {
-                    let to = node_id(self.others[0].id);
-                    let _ = self.node.transfer_leadership(to).wait_timeout(PATIENCE);
-                }
-            }
-        }
-    }
-
-    /// Waits until all that was acknowledged is everywhere.
-    fn level(&self) {
-        let session = self.session();
-        session.sync().wait_timeout(PATIENCE).expect("a barrier");
-        let zxid = self.node.zxid().0;
-        for other in &self.others {
-            other.reaches(zxid);
-        }
-    }
-
-    fn session(&self) -> Session {
-        let mut opening = self.node.session().open();
-        opening.wait_timeout(PATIENCE).expect("it opens")
-    }
-
-    fn restart(&mut self, at: usize, join: bool) {
-        let id = self.others[at].id;
-        self.others[at] = Process::launch(id, &path_of(self.dir.path(), id), join);
-        self.spread();
-        self.others[at].start();
-    }
-}
-
-fn path_of(dir: &Path, id: u64) -> std::path::PathBuf {
-    dir.join(format!("node-{id}"))
-}
-
-fn node_id(id: u64) -> NodeId {
-    NodeId::new(id).expect("not 0")
-}
-
 /// A leader is lost so many times; how long until the next write is acknowledged.
 fn failover(how: &str, rounds: usize) {
-    let mut cluster = Cluster::start();
+    let mut cluster = Cluster::start("log");
     let session = cluster.session();
     let created = session.create("/bench", "", CreateMode::Persistent);
     created.wait().expect("it is created");
@@ -217,7 +95,7 @@ fn failover(how: &str, rounds: usize) {
 
 /// A follower loses its disk: removed, joined, added and given a vote, while writers go on.
 fn catch_up(sizes: &Sizes) {
-    let mut cluster = Cluster::start();
+    let mut cluster = Cluster::start("log");
     cluster.lead();
     let session = cluster.session();
     let leaves = support::leaf_paths(sizes.znodes);

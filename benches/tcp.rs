@@ -1,6 +1,6 @@
-//! What the network costs: three nodes in one process with the log store and with sled, 1,000 writes of 128
-//! bytes outstanding, over the in-memory network, over TCP on loopback, and over TLS; and how long writes
-//! stop when the leader's connections close.
+//! What the network costs: three nodes with the log store and with sled, 1,000 writes of 128 bytes outstanding;
+//! in one process over the in-memory network, over TCP on loopback, and over TLS, and in three processes over
+//! TCP; and how long writes stop when the leader's connections close.
 //!
 //! `cargo bench --features tls --bench tcp`; `-- log`, `-- sled`, `-- failover` for a part. The networks take
 //! turns, so that all meet the same moods of the machine; the last lines have the medians.
@@ -14,23 +14,26 @@ mod support;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use quorate::storage::{Log, LogOptions, Sled, SledOptions, Storage};
 use quorate::transport::{Tcp, TcpBuilder};
 use quorate::{CreateMode, Node, NodeBuilder, Session, Version};
-use support::{Times, windowed};
+use support::cluster::Cluster;
+use support::{Times, process, windowed};
 
 const DATA_BYTES: usize = 128;
 const OUTSTANDING: usize = 1000;
 
-const NETWORKS: [&str; 3] = ["memory", "tcp", "tls"];
+const NETWORKS: [&str; 4] = ["memory", "tcp", "tls", "processes"];
 
 fn main() {
+    if process::is_child() {
+        return process::run();
+    }
     let (writes, rounds, failovers) = match support::measuring() {
         true => (200_000, 7, 40),
         false => (1_100, 1, 1),
     };
     println!(
-        "store  network  outstanding  p50 us  p99 us  writes/s  cores busy  alone: p50 us  p99 us"
+        "store  network    outstanding  p50 us  p99 us  writes/s  cores busy here  alone: p50 us  p99 us"
     );
     for store in ["log", "sled"] {
         if !support::wanted(store) {
@@ -42,11 +45,12 @@ fn main() {
                 rates.push(measure(store, network, writes));
             }
         }
-        let [memory, tcp, tls] = rates.map(median);
+        let [memory, tcp, tls, processes] = rates.map(median);
         println!(
-            "{store}: median of {rounds}: memory {memory:.0}, tcp {tcp:.0} ({:.0}%), tls {tls:.0} ({:.0}%)",
+            "{store}: median of {rounds}: memory {memory:.0}, tcp {tcp:.0} ({:.0}%), tls {tls:.0} ({:.0}%), tcp between three processes {processes:.0} ({:.0}%)",
             100.0 * tcp / memory,
             100.0 * tls / memory,
+            100.0 * processes / memory,
         );
     }
     if support::wanted("failover") {
@@ -60,9 +64,18 @@ fn median(mut rates: Vec<f64>) -> f64 {
 }
 
 fn measure(store: &str, network: &str, writes: usize) -> f64 {
+    if network == "processes" {
+        let cluster = Cluster::start(store);
+        cluster.lead();
+        return measure_session(store, network, writes, &cluster.session());
+    }
     let dir = support::directory();
     let nodes = start(store, network, dir.path());
     let session = nodes[0].session().open().wait().expect("it opens");
+    measure_session(store, network, writes, &session)
+}
+
+fn measure_session(store: &str, network: &str, writes: usize, session: &Session) -> f64 {
     let data = support::data(DATA_BYTES);
     session
         .create("/bench", &data, CreateMode::Persistent)
@@ -70,15 +83,15 @@ fn measure(store: &str, network: &str, writes: usize) -> f64 {
         .expect("it is created");
     let mut alone = Times::default();
     for _ in 0..writes / 100 {
-        alone.timed(|| set(&session, &data).wait().expect("it is set"));
+        alone.timed(|| set(session, &data).wait().expect("it is set"));
     }
-    windowed(writes / 10, OUTSTANDING, |_| set(&session, &data));
+    windowed(writes / 10, OUTSTANDING, |_| set(session, &data));
     let busy = support::processor_time();
-    let (times, whole) = windowed(writes, OUTSTANDING, |_| set(&session, &data));
+    let (times, whole) = windowed(writes, OUTSTANDING, |_| set(session, &data));
     let busy = support::processor_time() - busy;
     let rate = writes as f64 / whole.as_secs_f64();
     println!(
-        "{store:5}  {network:7}  {OUTSTANDING:11}  {:6.0}  {:6.0}  {rate:8.0}  {:10.2}  {:13.0}  {:6.0}",
+        "{store:5}  {network:9}  {OUTSTANDING:11}  {:6.0}  {:6.0}  {rate:8.0}  {:15.2}  {:13.0}  {:6.0}",
         times.percentile(50),
         times.percentile(99),
         busy.as_secs_f64() / whole.as_secs_f64(),
@@ -96,11 +109,7 @@ fn set(session: &Session, data: &[u8]) -> quorate::Pending<quorate::Stat> {
 fn start(store: &str, network: &str, dir: &Path) -> Vec<Node> {
     let stored = |id: u64, builder: NodeBuilder| {
         let dir = dir.join(format!("node-{id}"));
-        let storage: Box<dyn Storage> = match store {
-            "sled" => Box::new(Sled::open(dir, SledOptions::default()).expect("it opens")),
-            _ => Box::new(Log::open(dir, LogOptions::default()).expect("it opens")),
-        };
-        builder.storage(storage)
+        builder.storage(support::durable(store, &dir))
     };
     match network {
         "memory" => support::cluster(3, stored),

@@ -6,7 +6,9 @@
     reason = "each bench uses a part of it, compiled as its own"
 )]
 
-#[cfg(all(feature = "log", feature = "tcp"))]
+#[cfg(all(feature = "log", feature = "sled", feature = "tcp"))]
+pub mod cluster;
+#[cfg(all(feature = "log", feature = "sled", feature = "tcp"))]
 pub mod process;
 
 use std::collections::VecDeque;
@@ -303,6 +305,21 @@ impl SnapshotWriter for CountingWriter {
 impl Drop for CountingWriter {
     fn drop(&mut self) {
         self.counts.snapshotting.store(false, Ordering::Relaxed);
+    }
+}
+
+/// A durable store: `log` or `sled`.
+#[cfg(all(feature = "log", feature = "sled"))]
+pub fn durable(kind: &str, dir: &Path) -> Box<dyn Storage> {
+    match kind {
+        "sled" => {
+            let options = quorate::storage::SledOptions::default();
+            Box::new(quorate::storage::Sled::open(dir, options).expect("it opens"))
+        }
+        _ => {
+            let options = quorate::storage::LogOptions::default();
+            Box::new(quorate::storage::Log::open(dir, options).expect("it opens"))
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use quorate::Node;
 use quorate::transport::Tcp;
 use rustix::process::{Pid, Signal, kill_process};
 
-/// Id, whether it joins, and directory.
+/// Id, kind of store, whether it joins, and directory.
 const VARIABLE: &str = "QUORATE_BENCH_NODE";
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -21,14 +21,16 @@ pub fn is_child() -> bool {
 /// Is a node, until its input ends.
 pub fn run() {
     let order = std::env::var(VARIABLE).expect("an order");
-    let mut words = order.splitn(3, ':');
-    let mut word = || words.next().expect("id:join:directory");
+    let mut words = order.splitn(4, ':');
+    let mut word = || words.next().expect("id:store:join:directory");
     let id: u64 = word().parse().expect("an id");
+    let store = word();
     let joins = word() == "true";
     let tcp = Tcp::builder("127.0.0.1:0").bind().expect("a free port");
     let peers = tcp.peers();
     println!("{}", tcp.local_addr());
-    let builder = Node::builder(id).data_dir(word()).transport(tcp);
+    let storage = super::durable(store, Path::new(word()));
+    let builder = Node::builder(id).storage(storage).transport(tcp);
     let builder = match joins {
         true => builder.join([1, 2, 3].into_iter().filter(|other| *other != id)),
         false => builder.voters([1, 2, 3]),
@@ -62,10 +64,10 @@ pub struct Process {
 
 impl Process {
     /// Launches a node that waits to be told where the others are.
-    pub fn launch(id: u64, dir: &Path, joins: bool) -> Process {
+    pub fn launch(id: u64, store: &str, dir: &Path, joins: bool) -> Process {
         let program = std::env::current_exe().expect("this program's path");
         let mut child = Command::new(program)
-            .env(VARIABLE, format!("{id}:{joins}:{}", dir.display()))
+            .env(VARIABLE, format!("{id}:{store}:{joins}:{}", dir.display()))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
