@@ -24,12 +24,9 @@ use crate::storage::{SnapshotMeta, SnapshotReader, SnapshotWriter, Storage, Stor
 /// How a snapshot of ours is made beside the node's other work.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Pace {
-    /// How much is encoded at a time. A thread of the node's that becomes ready meanwhile may have to wait
-    /// for the processor: some 5 µs a KiB.
+    /// How much is encoded before the processor is offered to others. A thread of the node's that becomes
+    /// ready meanwhile may have to wait for it: some 5 µs a KiB.
     step_bytes: usize,
-    /// The processor is left to others for so long after a step. A sleep is longer than it says, and any
-    /// is long enough.
-    rest: Duration,
     /// How much is written at a time. A store may sync each piece, and the log's own syncs wait for that.
     piece_bytes: usize,
     /// After a piece the disk is left to the log for so many times as long as it took.
@@ -37,18 +34,16 @@ struct Pace {
 }
 
 impl Pace {
-    /// Writes beside it take less than twice as long at their 99th percentile. (With steps of 256 KiB, and
-    /// three times as long a pause, they took six times as long: they waited for a processor.)
+    /// Writes beside it take less than twice as long at their 99th percentile. (With steps of 256 KiB they
+    /// took six times as long: they waited for a processor.)
     const GENTLE: Pace = Pace {
         step_bytes: 4 << 10,
-        rest: Duration::from_micros(20),
         piece_bytes: 64 << 10,
         pause_ratio: 2,
     };
     /// For one that is waited for. It is ready in half the time.
     const BRISK: Pace = Pace {
         step_bytes: 16 << 10,
-        rest: Duration::ZERO,
         piece_bytes: 256 << 10,
         pause_ratio: 1,
     };
@@ -66,7 +61,7 @@ pub(crate) fn run_snapshotter(
     jobs: &Receiver<SnapshotJob>,
     reports: &Reports,
 ) {
-    // Until then disk and processor are left to others.
+    // Until then the disk is left to the log.
     let mut pause_end = Instant::now();
     loop {
         let received = if snapshotter.is_taking() {
@@ -183,10 +178,9 @@ impl Snapshotter {
         self.taking.is_some()
     }
 
-    /// How long disk and processor are left to others after the last step.
+    /// How long the disk is left to the log after the last step.
     fn pause(&self) -> Duration {
-        let pause = self.last_write.min(PAUSE_MAX) * self.pace.pause_ratio;
-        pause.max(self.pace.rest)
+        self.last_write.min(PAUSE_MAX) * self.pace.pause_ratio
     }
 
     fn since(&self, begun: Duration) -> Duration {
