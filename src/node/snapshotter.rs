@@ -245,7 +245,8 @@ impl Snapshotter {
         let is_whole = step.is_none();
         taking.piece.extend(step.into_iter().flatten());
         let mut written = Ok(());
-        if is_whole || taking.piece.len() >= self.pace.piece_bytes {
+        let is_due = is_whole || taking.piece.len() >= self.pace.piece_bytes;
+        if is_due && !taking.piece.is_empty() {
             let begun = self.clock.now().monotonic;
             written = taking.writer.write(&taking.piece);
             self.last_write = self.clock.now().monotonic.saturating_sub(begun);

@@ -30,6 +30,9 @@ pub struct Memory {
     shared: Arc<RwLock<Contents>>,
 }
 
+/// A snapshot, and a log, that are published no more.
+type Replaced = (Option<(SnapshotMeta, Bytes)>, VecDeque<LogEntry>);
+
 #[derive(Debug, Default)]
 struct Contents {
     identity: Option<Identity>,
@@ -80,14 +83,15 @@ impl Contents {
         self.snapshot.as_ref().map(|(meta, _)| meta)
     }
 
-    /// Gives back what was published before: freeing that takes long, and is for when nobody waits.
-    fn publish(&mut self, meta: SnapshotMeta, data: Bytes) -> Option<(SnapshotMeta, Bytes)> {
+    /// Gives back what it takes the place of: freeing that takes long, and is for when nobody waits.
+    fn publish(&mut self, meta: SnapshotMeta, data: Bytes) -> Replaced {
+        let mut entries = VecDeque::new();
         if self.term(meta.index) != Some(meta.term) {
-            self.entries.clear();
+            std::mem::swap(&mut entries, &mut self.entries);
             self.compacted_index = meta.index;
             self.compacted_term = meta.term;
         }
-        self.snapshot.replace((meta, data))
+        (self.snapshot.replace((meta, data)), entries)
     }
 }
 

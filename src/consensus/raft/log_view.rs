@@ -151,9 +151,19 @@ impl LogView {
         self.failure.borrow().clone()
     }
 
-    /// The index from which on a snapshot is wanted for a follower, where the published one is older.
+    /// The index from which on a snapshot is wanted for a follower, where the published one is older. Who
+    /// has asked may be gone by now: that is known no sooner than a snapshot which would do is published.
     pub(super) fn snapshot_wanted(&self) -> Option<u64> {
-        Some(self.snapshot_wanted.get()).filter(|&index| index > 0)
+        let wanted = self.snapshot_wanted.get();
+        if wanted == 0 {
+            return None;
+        }
+        let published = self.storage.recover().ok()?.snapshot.unwrap_or_default();
+        if published.index >= wanted {
+            self.snapshot_wanted.set(0);
+            return None;
+        }
+        Some(wanted)
     }
 
     /// The change of membership in entry `index` was applied.

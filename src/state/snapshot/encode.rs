@@ -108,7 +108,8 @@ impl Frozen {
     }
 }
 
-/// The bytes of a snapshot: each chunk but the last one has its size, and at most one record more.
+/// The bytes of a snapshot: each chunk but the last one has its size, and at most a znode, or a session with
+/// the results kept for it, more.
 pub(crate) struct Chunks {
     chunk_bytes: usize,
     encoder: Encoder,

@@ -195,7 +195,9 @@ impl TcpBuilder {
 
     /// After what silence a connection is given up: 5 s by default. Three times in this time who
     /// dialled gives a sign of life, and the other answers. After a partition TCP itself sends again after
-    /// pauses that have grown with it; a new connection doesn't wait for that.
+    /// pauses that have grown with it; a new connection doesn't wait for that. To be the same on all nodes, as
+    /// each gives signs of life by its own. Connections for snapshots, where signs of life stand behind
+    /// much else, have three times as long.
     pub fn idle_timeout(mut self, timeout: Duration) -> TcpBuilder {
         self.options.idle_timeout = timeout;
         self

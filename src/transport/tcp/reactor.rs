@@ -419,13 +419,18 @@ impl Reactor {
         for key in keys {
             let connection = &mut self.connections[key];
             let since = |at: Instant| self.now.saturating_duration_since(at);
-            let silent = since(connection.heard_at) > idle;
+            // Signs of life stand behind the pieces of a snapshot.
+            let patience = match connection.role {
+                Role::From((_, Lane::Bulk)) | Role::To((_, Lane::Bulk)) => 3 * idle,
+                _ => idle,
+            };
+            let silent = since(connection.heard_at) > patience;
             let closing = match connection.role {
                 Role::Stranger | Role::Dialling(_) if since(connection.opened_at) > handshake => {
                     Closing::Lost(format!("no handshake within {handshake:?}"))
                 }
                 Role::From(_) | Role::To(_) if silent => {
-                    Closing::Lost(format!("nothing was heard for {idle:?}"))
+                    Closing::Lost(format!("nothing was heard for {patience:?}"))
                 }
                 Role::To((_, Lane::Bulk)) if since(connection.used_at) > 4 * idle => {
                     Closing::Unneeded

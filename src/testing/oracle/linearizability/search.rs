@@ -320,7 +320,8 @@ impl Search<'_> {
         let items = next.iter().map(|&index| &self.items[index]);
         let live = items.filter(|item| {
             let sessions_next = self.sessions[item.session].next_place();
-            !item.required && item.answered > self.latest() && item.place >= sessions_next
+            let comes_in_time = item.answered > self.latest().max(item.called);
+            !item.required && comes_in_time && item.place >= sessions_next
         });
         live.map(|item| item.answered).min().unwrap_or(u64::MAX)
     }
