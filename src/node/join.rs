@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-use super::builder::PeerInbox;
+use super::inbox::PeerInbox;
 use crate::ids::{ClusterId, NodeId};
 use crate::proto::Rules;
 use crate::replica::{Join, JoinOutcome, JoinReply, PeerMessage};

@@ -10,11 +10,13 @@ mod compare;
 pub(crate) mod driver;
 mod entropy;
 mod events;
+mod inbox;
 pub(crate) mod join;
 mod members;
 mod overview;
 mod shared;
 pub(crate) mod snapshotter;
+mod start;
 mod telling;
 mod unfired;
 mod watch_lock;
@@ -29,11 +31,6 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender};
 use parking_lot::Mutex;
 
-#[cfg(any(test, feature = "testing"))]
-pub(crate) use builder::Assembly;
-#[cfg(any(test, feature = "testing"))]
-pub(crate) use builder::bind_joined;
-pub(crate) use builder::read_snapshot;
 pub use builder::{NodeBuilder, StartError};
 pub use calls::Stamped;
 #[cfg(any(test, feature = "testing"))]
@@ -43,6 +40,9 @@ pub use join::JoinError;
 pub use members::{MemberStatus, Members};
 pub use overview::{SessionStatus, WatchStatus};
 pub use shared::{NodeStatus, QueueDepths, Role};
+pub(crate) use start::read_snapshot;
+#[cfg(any(test, feature = "testing"))]
+pub(crate) use start::{Assembly, bind_joined};
 pub use watches::{Event, SessionState, WatchEvent, WatchKind};
 
 pub(crate) use calls::{Asked, Call, Command, FrozenState, Value, WatchRequest};
