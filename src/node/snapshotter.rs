@@ -94,10 +94,6 @@ pub(crate) struct Snapshotter {
     /// Tells how long things take.
     clock: Arc<dyn Clock>,
     taking: Option<Taking>,
-    /// Of that one.
-    pace: Pace,
-    /// How long its last step was at the disk.
-    last_write: Duration,
     readers: HashMap<u64, Box<dyn SnapshotReader>>,
     staging: Option<Staging>,
 }
@@ -106,6 +102,9 @@ pub(crate) struct Snapshotter {
 struct Taking {
     meta: SnapshotMeta,
     chunks: Chunks,
+    pace: Pace,
+    /// How long the last step was at the disk.
+    last_write: Duration,
     /// Encoded, and yet to be written.
     piece: Vec<u8>,
     writer: Box<dyn SnapshotWriter>,
@@ -157,8 +156,6 @@ impl Snapshotter {
             storage,
             clock,
             taking: None,
-            pace: Pace::GENTLE,
-            last_write: Duration::ZERO,
             readers: HashMap::new(),
             staging: None,
         }
@@ -180,7 +177,8 @@ impl Snapshotter {
 
     /// How long the disk is left to the log after the last step.
     fn pause(&self) -> Duration {
-        self.last_write.min(PAUSE_MAX) * self.pace.pause_ratio
+        let pause = |taking: &Taking| taking.last_write.min(PAUSE_MAX) * taking.pace.pause_ratio;
+        self.taking.as_ref().map_or(Duration::ZERO, pause)
     }
 
     fn since(&self, begun: Duration) -> Duration {
@@ -193,8 +191,8 @@ impl Snapshotter {
             SnapshotJob::Take { meta, frozen } => self.begin_take(meta, frozen),
             SnapshotJob::Hasten => {
                 if let Some(taking) = &mut self.taking {
-                    self.pace = Pace::BRISK;
-                    taking.chunks.set_chunk_bytes(self.pace.step_bytes);
+                    taking.pace = Pace::BRISK;
+                    taking.chunks.set_chunk_bytes(taking.pace.step_bytes);
                 }
                 None
             }
@@ -222,10 +220,12 @@ impl Snapshotter {
         let begun = self.clock.now().monotonic;
         match self.storage.snapshot_writer(&meta) {
             Ok(writer) => {
-                self.pace = Pace::GENTLE;
+                let pace = Pace::GENTLE;
                 self.taking = Some(Taking {
                     meta,
-                    chunks: frozen.chunks_of(self.pace.step_bytes),
+                    chunks: frozen.chunks_of(pace.step_bytes),
+                    pace,
+                    last_write: Duration::ZERO,
                     piece: Vec::new(),
                     writer,
                     bytes: 0,
@@ -239,17 +239,17 @@ impl Snapshotter {
 
     /// Goes on a step, or, after the last one, publishes the whole.
     fn take_on(&mut self) -> Option<Done> {
-        self.last_write = Duration::ZERO;
         let taking = self.taking.as_mut()?;
+        taking.last_write = Duration::ZERO;
         let step = taking.chunks.next();
         let is_whole = step.is_none();
         taking.piece.extend(step.into_iter().flatten());
         let mut written = Ok(());
-        let is_due = is_whole || taking.piece.len() >= self.pace.piece_bytes;
+        let is_due = is_whole || taking.piece.len() >= taking.pace.piece_bytes;
         if is_due && !taking.piece.is_empty() {
             let begun = self.clock.now().monotonic;
             written = taking.writer.write(&taking.piece);
-            self.last_write = self.clock.now().monotonic.saturating_sub(begun);
+            taking.last_write = self.clock.now().monotonic.saturating_sub(begun);
             taking.bytes += taking.piece.len() as u64;
             taking.piece.clear();
         }
@@ -527,15 +527,16 @@ mod tests {
         let (_, mut snapshotter) = snapshotter(b"published");
         // None is being taken: it was told too late.
         snapshotter.begin(SnapshotJob::Hasten);
+        let pace = |snapshotter: &Snapshotter| snapshotter.taking.as_ref().unwrap().pace;
         snapshotter.begin(take(7));
-        assert_eq!(snapshotter.pace, Pace::GENTLE);
+        assert_eq!(pace(&snapshotter), Pace::GENTLE);
         snapshotter.begin(SnapshotJob::Hasten);
-        assert_eq!(snapshotter.pace, Pace::BRISK);
+        assert_eq!(pace(&snapshotter), Pace::BRISK);
         while snapshotter.is_taking() {
             snapshotter.take_on();
         }
         snapshotter.begin(take(8));
-        assert_eq!(snapshotter.pace, Pace::GENTLE);
+        assert_eq!(pace(&snapshotter), Pace::GENTLE);
     }
 
     #[test]

@@ -325,11 +325,6 @@ impl Replica {
         self.due_snapshot()
     }
 
-    /// Whether the snapshot that is being taken is to be hastened; true once for each.
-    pub(crate) fn hastens_snapshot(&mut self) -> bool {
-        self.hastens()
-    }
-
     /// What is published, for a backup; `None` while another has it. To be called when everything applied
     /// is published.
     pub(crate) fn freeze(&mut self) -> Option<(SnapshotMeta, Frozen)> {

@@ -106,9 +106,9 @@ impl Replica {
         self.core.snapshot_wanted().is_some()
     }
 
-    /// A follower waits for the snapshot that is being taken, or the log outgrows it: the one after it has
-    /// been due for as long as it takes to become due.
-    pub(super) fn hastens(&mut self) -> bool {
+    /// Whether the snapshot that is being taken is to be hastened; true once for each. A follower waits for
+    /// it, or the log outgrows it: the one after it has been due for as long as it takes to become due.
+    pub(crate) fn hastens_snapshot(&mut self) -> bool {
         let overdue = || self.snapshots.log_bytes / 2 >= self.options.snapshot_log_bytes;
         let Snapshots {
             taking, hastened, ..
