@@ -182,14 +182,21 @@ def tree_cache(hosts):
         other.set("/cache/a", b"1")
         cache = TreeCache(zk, "/cache")
         events = []
-        cache.listen(lambda event: events.append(event.event_type))
+
+        def listen(event):
+            data = event.event_data
+            events.append((event.event_type, data.path if data else None))
+
+        cache.listen(listen)
         cache.start()
-        eventually("it is filled", lambda: TreeEvent.INITIALIZED in events)
+        eventually("it is filled", lambda: (TreeEvent.INITIALIZED, None) in events)
         assert cache.get_data("/cache/a").data == b"1"
         other.create("/cache/b", b"2")
+        # It lists the children when it has heard of a change: one that is gone by then was never in it.
+        eventually("it has it", lambda: (TreeEvent.NODE_ADDED, "/cache/b") in events)
         other.set("/cache/a", b"3")
         other.delete("/cache/b")
-        eventually("it follows", lambda: TreeEvent.NODE_REMOVED in events)
+        eventually("it follows", lambda: (TreeEvent.NODE_REMOVED, "/cache/b") in events)
         eventually("it is up to date", lambda: cache.get_data("/cache/a").data == b"3")
         assert cache.get_children("/cache") == frozenset(["a"])
         cache.close()
