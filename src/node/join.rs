@@ -3,8 +3,10 @@
 //! It asks the nodes that it was told of until one answers for the leader. Then it begins with a
 //! *placeholder*: a snapshot at index 1 of a term that no log has there. It binds the storage to the
 //! cluster, and it matches nobody's log, so that everything, the configuration above all, comes from
-//! the leader as a snapshot once the node is added. Nothing is promised before the storage is bound, so
-//! a crash at any moment leaves a node that either asks again or goes on.
+//! the leader as a snapshot once the node is added. The answer also says as of which log entry the
+//! node was no member: an older snapshot is of a former life under the same id, and is refused.
+//! Nothing is promised before the storage is bound, so a crash at any moment leaves a node that either
+//! asks again or goes on.
 
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -15,7 +17,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use super::inbox::PeerInbox;
 use crate::ids::{ClusterId, NodeId};
 use crate::proto::Rules;
-use crate::replica::{Join, JoinOutcome, JoinReply, PeerMessage};
+use crate::replica::{Join, JoinOutcome, JoinReply, PeerMessage, Welcome};
 use crate::storage::{Configuration, SnapshotMeta};
 use crate::transport::{Inbox, Message, Transport};
 
@@ -116,12 +118,12 @@ pub(crate) fn question(join: &Join) -> Bytes {
 }
 
 /// What an answer says to whom it concerns; `None` where it is another's.
-pub(crate) fn answered(join: &Join, reply: &JoinReply) -> Option<Result<ClusterId, JoinError>> {
+pub(crate) fn answered(join: &Join, reply: &JoinReply) -> Option<Result<Welcome, JoinError>> {
     if reply.nonce != join.nonce || reply.node != join.node {
         return None;
     }
     Some(match reply.outcome {
-        JoinOutcome::Welcome(cluster) => Ok(cluster),
+        JoinOutcome::Welcome(welcome) => Ok(welcome),
         JoinOutcome::OtherName => Err(JoinError::OtherName {
             name: join.name.clone(),
         }),
@@ -136,7 +138,7 @@ pub(super) fn inquire(
     transport: &dyn Transport,
     replies: &Receiver<JoinReply>,
     patience: Duration,
-) -> Result<ClusterId, JoinError> {
+) -> Result<Welcome, JoinError> {
     let deadline = Instant::now() + patience;
     let payload = question(join);
     while Instant::now() < deadline {

@@ -21,7 +21,7 @@ use crate::clock::SystemClock;
 use crate::consensus::{RaftCore, RaftOptions};
 use crate::ids::{ClusterId, NodeId};
 use crate::op::OP_BYTES_MAX;
-use crate::replica::{Join, NAME_BYTES_MAX, Replica, ReplicaOptions};
+use crate::replica::{Join, NAME_BYTES_MAX, Replica, ReplicaOptions, Welcome};
 use crate::state::{Restore, RestoredState, Settings, State};
 use crate::storage::{self, Configuration, Identity, SnapshotMeta, Storage, StorageError};
 use crate::transport::{self, Local, Transport};
@@ -97,7 +97,7 @@ impl NodeBuilder {
             });
         }
 
-        let options = self.replica_options(id, cluster)?;
+        let options = self.replica_options(id, cluster, restored.joined_as_of())?;
         let core = match self.core.take() {
             Some(make) => make(id, storage.clone())?,
             None => Box::new(RaftCore::new(id, storage.clone(), self.raft_options()?)?),
@@ -277,7 +277,7 @@ impl NodeBuilder {
                         ..Default::default()
                     },
                 };
-                let genesis = genesis(&self.settings);
+                let genesis = genesis(&self.settings, 0);
                 storage.bootstrap(Identity { cluster, node: id }, &meta, &genesis)?;
                 Ok(None)
             }
@@ -299,7 +299,7 @@ impl NodeBuilder {
                 };
                 let joined = join::inquire(&join, named, transport, &replies, self.join_patience)
                     .map_err(StartError::from)
-                    .and_then(|cluster| Ok(bind_joined(storage, cluster, id, named)?));
+                    .and_then(|welcome| Ok(bind_joined(storage, welcome, id, named)?));
                 match joined {
                     Ok(()) => Ok(Some(inbox)),
                     Err(error) => {
@@ -343,6 +343,7 @@ impl NodeBuilder {
         &self,
         id: NodeId,
         cluster: ClusterId,
+        joined_as_of: u64,
     ) -> std::result::Result<ReplicaOptions, StartError> {
         if self.tick.is_zero() {
             return Err(invalid("the tick is zero"));
@@ -352,6 +353,7 @@ impl NodeBuilder {
             rules_max: self.rules_max,
             cluster,
             cluster_name: self.cluster.clone(),
+            joined_as_of,
             promotion_lag_max: self.promotion_lag_max,
             boot_nonce: match self.boot_nonce {
                 Some(nonce) => nonce,
@@ -375,12 +377,12 @@ impl NodeBuilder {
 /// Gives an empty storage the beginning of a node that was welcomed to a cluster by one of `named`.
 pub(crate) fn bind_joined(
     storage: &dyn Storage,
-    cluster: ClusterId,
+    Welcome { cluster, as_of }: Welcome,
     node: NodeId,
     named: &[NodeId],
 ) -> std::result::Result<(), StorageError> {
     let identity = Identity { cluster, node };
-    let empty = genesis(&Settings::default());
+    let empty = genesis(&Settings::default(), as_of);
     storage.bootstrap(identity, &join::placeholder(named), &empty)
 }
 
@@ -481,12 +483,13 @@ pub(crate) fn read_snapshot(
     Ok((reader.meta().clone(), restored))
 }
 
-/// The tree that every cluster begins with, as a snapshot.
-fn genesis(settings: &Settings) -> Bytes {
+/// The tree that every cluster begins with, as a snapshot; for a node that joins with the log entry as of
+/// which it was no member.
+fn genesis(settings: &Settings, joined_as_of: u64) -> Bytes {
     let mut state = State::new(settings.clone());
     state.publish();
     let frozen = state.freeze().expect("nobody else has frozen it");
-    let chunks: Vec<_> = frozen.chunks().collect();
+    let chunks: Vec<_> = frozen.joined_as_of(joined_as_of).chunks().collect();
     Bytes::from(chunks.concat())
 }
 

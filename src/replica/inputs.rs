@@ -27,6 +27,8 @@ pub(crate) struct ReplicaOptions {
     pub cluster: ClusterId,
     /// The name that whoever would join the cluster must know.
     pub cluster_name: String,
+    /// The log entry as of which this node, which has joined and has nothing yet, was no member; else 0.
+    pub joined_as_of: u64,
     /// How many entries a learner may lack that is given a vote.
     pub promotion_lag_max: u64,
     /// Random, and new at every start of the node.

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use super::barriers::Asker;
 use super::membership_message::{
-    Join, JoinOutcome, JoinReply, MembershipAsk, MembershipReply, MembershipRequest,
+    Join, JoinOutcome, JoinReply, MembershipAsk, MembershipReply, MembershipRequest, Welcome,
 };
 use super::{Answer, Failure, NodeEvent, Output, PeerMessage, Replica, Ticket};
 use crate::consensus::{MembershipChange, PeerProgress, ProposeError};
@@ -608,14 +608,18 @@ impl Replica {
             // It asks again.
             return;
         }
+        let welcome = JoinOutcome::Welcome(Welcome {
+            cluster: self.options.cluster,
+            as_of: self.applied_index,
+        });
         let outcome = if join.name != self.options.cluster_name {
             JoinOutcome::OtherName
         } else if !self.configuration.is_member(join.node) {
-            JoinOutcome::Welcome(self.options.cluster)
+            welcome
         } else if !self.is_awaited(join.node) {
             JoinOutcome::Member
         } else if self.would_have_heard(join.node) {
-            JoinOutcome::Welcome(self.options.cluster)
+            welcome
         } else {
             return;
         };

@@ -72,11 +72,20 @@ pub(crate) struct JoinReply {
     pub outcome: JoinOutcome,
 }
 
+/// What a node needs to know that joins a cluster.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Welcome {
+    pub cluster: ClusterId,
+    /// The last log entry that the leader had applied. What is known of this node as of an earlier one is of
+    /// a former life under the same id.
+    pub as_of: u64,
+}
+
 /// What a node is told that asks to join.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum JoinOutcome {
-    /// It is no member yet, and may be made one of this cluster.
-    Welcome(ClusterId),
+    /// It is no member yet, and may be made one.
+    Welcome(Welcome),
     /// The cluster has another name.
     OtherName,
     /// It is a member, so it once had a disk: one that has lost it must not come back as if nothing
@@ -226,16 +235,17 @@ impl Join {
 
 impl JoinReply {
     pub(super) fn into_record(self) -> records::JoinReplyRecord {
-        let (outcome, cluster) = match self.outcome {
-            JoinOutcome::Welcome(cluster) => (0, cluster),
-            JoinOutcome::OtherName => (1, ClusterId(0)),
-            JoinOutcome::Member => (2, ClusterId(0)),
+        let (outcome, cluster, as_of) = match self.outcome {
+            JoinOutcome::Welcome(Welcome { cluster, as_of }) => (0, cluster, as_of),
+            JoinOutcome::OtherName => (1, ClusterId(0), 0),
+            JoinOutcome::Member => (2, ClusterId(0), 0),
         };
         records::JoinReplyRecord {
             nonce: self.nonce,
             node: self.node.as_u64(),
             cluster: cluster.0,
             outcome,
+            as_of,
             ..Default::default()
         }
     }
@@ -245,7 +255,10 @@ impl JoinReply {
             nonce: record.nonce,
             node: proto::node(record.node)?,
             outcome: match record.outcome {
-                0 => JoinOutcome::Welcome(ClusterId(record.cluster)),
+                0 => JoinOutcome::Welcome(Welcome {
+                    cluster: ClusterId(record.cluster),
+                    as_of: record.as_of,
+                }),
                 1 => JoinOutcome::OtherName,
                 2 => JoinOutcome::Member,
                 other => {

@@ -77,10 +77,22 @@ pub(crate) struct SnapshotAck {
 pub(crate) enum TransferState {
     /// More is expected.
     Underway,
-    /// The receiver can't go on with this attempt.
-    Refused,
+    /// The receiver can't go on with this attempt. It takes no snapshot older than `least_index`; mostly
+    /// that is 0.
+    Refused { least_index: u64 },
     /// The whole is there.
     Complete,
+}
+
+impl SnapshotAck {
+    /// The receiver doesn't take this attempt, nor any snapshot older than `least_index`.
+    pub(super) fn refusal(transfer: u64, least_index: u64) -> SnapshotAck {
+        SnapshotAck {
+            transfer,
+            offset: 0,
+            state: TransferState::Refused { least_index },
+        }
+    }
 }
 
 impl PeerMessage {
@@ -149,7 +161,11 @@ impl PeerMessage {
             PeerMessage::SnapshotAck(ack) => Kind::snapshot_ack(records::SnapshotAckRecord {
                 transfer: ack.transfer,
                 offset: ack.offset,
-                refused: ack.state == TransferState::Refused,
+                refused: matches!(ack.state, TransferState::Refused { .. }),
+                least_index: match ack.state {
+                    TransferState::Refused { least_index } => least_index,
+                    _ => 0,
+                },
                 complete: ack.state == TransferState::Complete,
                 ..Default::default()
             }),
@@ -210,7 +226,9 @@ impl PeerMessage {
                 transfer: ack.transfer,
                 offset: ack.offset,
                 state: match (ack.refused, ack.complete) {
-                    (true, _) => TransferState::Refused,
+                    (true, _) => TransferState::Refused {
+                        least_index: ack.least_index,
+                    },
                     (false, true) => TransferState::Complete,
                     (false, false) => TransferState::Underway,
                 },
@@ -275,7 +293,7 @@ pub(super) fn configuration(
 
 #[cfg(test)]
 mod tests {
-    use super::super::membership_message::{JoinOutcome, MembershipRequest};
+    use super::super::membership_message::{JoinOutcome, MembershipRequest, Welcome};
     use super::*;
     use crate::error::Error;
     use crate::ids::ClusterId;
@@ -322,7 +340,7 @@ mod tests {
             PeerMessage::SnapshotAck(SnapshotAck {
                 transfer: 1,
                 offset: 2,
-                state: TransferState::Refused,
+                state: TransferState::Refused { least_index: 3 },
             }),
         ]
         .into_iter()
@@ -371,7 +389,10 @@ mod tests {
         let replies = outcomes
             .map(|outcome| PeerMessage::MembershipReply(MembershipReply { id: 1, outcome }));
         let joins = [
-            JoinOutcome::Welcome(ClusterId(7)),
+            JoinOutcome::Welcome(Welcome {
+                cluster: ClusterId(7),
+                as_of: 8,
+            }),
             JoinOutcome::OtherName,
             JoinOutcome::Member,
         ]

@@ -37,7 +37,7 @@ use bytes::Bytes;
 
 pub(crate) use inputs::{Abandonment, Input, ReceivedSnapshot, ReplicaOptions, Staged, Ticket};
 pub(crate) use membership_message::{
-    Join, JoinOutcome, JoinReply, MembershipRequest, NAME_BYTES_MAX,
+    Join, JoinOutcome, JoinReply, MembershipRequest, NAME_BYTES_MAX, Welcome,
 };
 pub(crate) use message::PeerMessage;
 #[cfg(any(test, feature = "testing"))]

@@ -31,6 +31,10 @@ struct Compaction {
 }
 
 impl Compaction {
+    fn last_published(&self) -> u64 {
+        self.published.back().copied().unwrap_or(0)
+    }
+
     /// A snapshot was published. Up to where the log may go, if members have got as far as `reached`;
     /// `kept` entries stay in any case.
     fn end(&mut self, snapshot: u64, kept: u64, reached: impl Iterator<Item = u64>) -> Option<u64> {
@@ -63,6 +67,8 @@ pub(super) struct Snapshots {
     hastened: bool,
     /// What the last one begun stands for.
     taken_index: u64,
+    /// A receiver has refused what it was sent: it needs one that is as new as this. 0 is nobody.
+    least_index: u64,
     compaction: Compaction,
     /// Received and read, waiting for the core to accept it.
     received: Option<Box<ReceivedSnapshot>>,
@@ -77,6 +83,7 @@ impl Snapshots {
             taking: false,
             hastened: false,
             taken_index: 0,
+            least_index: 0,
             compaction: Compaction::default(),
             received: None,
         }
@@ -103,7 +110,7 @@ impl Replica {
     }
 
     fn is_snapshot_wanted(&self) -> bool {
-        self.core.snapshot_wanted().is_some()
+        self.snapshots.least_index != 0 || self.core.snapshot_wanted().is_some()
     }
 
     /// Whether the snapshot that is being taken is to be hastened; true once for each. A follower waits for
@@ -133,6 +140,9 @@ impl Replica {
         self.snapshots.taking = false;
         if !published {
             return;
+        }
+        if meta.index >= self.snapshots.least_index {
+            self.snapshots.least_index = 0;
         }
         let progress = self.core.progress();
         let there = progress
@@ -202,8 +212,14 @@ impl Replica {
             transfer,
             to,
             arrived,
+            least_index,
             ..
         } = ended;
+        // What has yet to be applied here is refused again.
+        let published = self.snapshots.compaction.last_published();
+        if (published + 1..=self.applied_index).contains(&least_index) {
+            self.snapshots.least_index = self.snapshots.least_index.max(least_index);
+        }
         self.effects.notices.push(Notice::SnapshotSent {
             to,
             index: ended.index,
@@ -217,6 +233,7 @@ impl Replica {
     }
 
     pub(super) fn end_transfers(&mut self) {
+        self.snapshots.least_index = 0;
         for transfer in self.snapshots.outbox.clear() {
             self.outputs.push_back(Output::EndRead { transfer });
         }
@@ -233,6 +250,13 @@ impl Replica {
     // ---- From another node ------------------------------------------------------------------------
 
     pub(super) fn on_snapshot_chunk(&mut self, from: NodeId, chunk: SnapshotChunk) {
+        let least_index = self.options.joined_as_of;
+        if chunk.meta.index < least_index {
+            // Of a former life under our id: it would take us to our removal. Whoever sends it has yet to
+            // apply that.
+            let ack = SnapshotAck::refusal(chunk.transfer, least_index);
+            return self.send(from, PeerMessage::SnapshotAck(ack));
+        }
         match self.snapshots.inbox.chunk(from, chunk) {
             Ok(stage) => self.outputs.push_back(Output::StageSnapshot(stage)),
             Err(ack) => self.send(from, PeerMessage::SnapshotAck(ack)),
@@ -248,12 +272,7 @@ impl Replica {
             }
             Staged::Failed => {
                 if let Some((to, _)) = self.snapshots.inbox.finish(transfer) {
-                    let state = TransferState::Refused;
-                    let ack = SnapshotAck {
-                        transfer,
-                        offset,
-                        state,
-                    };
+                    let ack = SnapshotAck::refusal(transfer, 0);
                     self.send(to, PeerMessage::SnapshotAck(ack));
                 }
             }

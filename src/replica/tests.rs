@@ -8,8 +8,9 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
+use super::message::{SnapshotAck, SnapshotChunk};
 use super::*;
-use crate::consensus::{MembershipChange, ProposeError, Ready, Role};
+use crate::consensus::{MembershipChange, ProposeError, Ready, Role, SnapshotSend};
 use crate::ids::ClusterId;
 use crate::op::{CreateMode, ReadOp};
 use crate::proto::{Batch, Rules};
@@ -122,6 +123,7 @@ impl Story {
             id: ME,
             cluster: ClusterId(1),
             cluster_name: "story".to_string(),
+            joined_as_of: 0,
             promotion_lag_max: 0,
             boot_nonce: 1,
             rules_max: Rules::LATEST,
@@ -651,4 +653,62 @@ fn a_snapshot_is_hastened_when_a_follower_waits_for_it_or_the_log_outgrows_it() 
     assert!(story.replica.take_due_snapshot().is_some());
     story.commit(Vec::new());
     assert!(story.replica.hastens_snapshot());
+}
+
+fn snapshot_piece(index: u64) -> SnapshotChunk {
+    SnapshotChunk {
+        transfer: index,
+        meta: SnapshotMeta {
+            index,
+            term: 1,
+            ..SnapshotMeta::default()
+        },
+        offset: 0,
+        total_bytes: 8,
+        data: Bytes::from_static(b"some"),
+        message: Bytes::new(),
+    }
+}
+
+#[test]
+fn scenario_19_a_a_node_that_has_joined_takes_no_snapshot_of_a_former_life() {
+    // Found by the simulator: a leader that had yet to apply the removal of a node which had lost its disk
+    // sent it what that had been, and the node followed the log to its removal.
+    let mut story = Story::with(|options| options.joined_as_of = 10);
+    story.peer(PeerMessage::SnapshotChunk(snapshot_piece(9)));
+    let refused = SnapshotAck::refusal(9, 10);
+    assert_eq!(story.sent(), [PeerMessage::SnapshotAck(refused)]);
+    story.peer(PeerMessage::SnapshotChunk(snapshot_piece(10)));
+    let staged = story.replica.poll();
+    assert!(matches!(staged, Some(Output::StageSnapshot(stage)) if stage.meta.index == 10));
+}
+
+#[test]
+fn a_leader_takes_a_newer_snapshot_where_the_one_that_it_has_is_refused_for_its_age() {
+    let mut story = Story::new();
+    story.follow(Some(ME));
+    for (least_index, wanted) in [(0, false), (9, false), (2, true)] {
+        story.commit(Vec::new());
+        let send = SnapshotSend {
+            to: LEADER,
+            meta: SnapshotMeta::default(),
+            message: Bytes::new(),
+        };
+        let snapshots = vec![send];
+        story.ready(Ready {
+            snapshots,
+            ..Ready::default()
+        });
+        let read = std::iter::from_fn(|| story.replica.poll()).find_map(|output| match output {
+            Output::ReadSnapshot(read) => Some(read),
+            _ => None,
+        });
+        let transfer = read.expect("it is to be sent").transfer;
+        let refusal = SnapshotAck::refusal(transfer, least_index);
+        story.peer(PeerMessage::SnapshotAck(refusal));
+        story.replica.publish();
+        let taken = story.replica.take_due_snapshot();
+        assert_eq!(taken.is_some(), wanted, "at least {least_index}");
+        story.sent();
+    }
 }

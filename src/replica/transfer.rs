@@ -61,6 +61,7 @@ impl Outgoing {
             bytes: self.total_bytes,
             begun_at: self.begun_at,
             arrived,
+            least_index: 0,
         }
     }
 }
@@ -76,6 +77,8 @@ pub(super) struct Ended {
     pub bytes: Option<u64>,
     pub begun_at: Duration,
     pub arrived: bool,
+    /// What a receiver needs at least that has refused it; 0 says nothing.
+    pub least_index: u64,
 }
 
 /// The snapshots that this node sends.
@@ -200,9 +203,16 @@ impl Outbox {
                 outgoing.alive_at = now;
                 None
             }
-            state => {
+            TransferState::Complete => {
                 let outgoing = self.transfers.remove(&ack.transfer)?;
-                Some(outgoing.end(ack.transfer, state == TransferState::Complete))
+                Some(outgoing.end(ack.transfer, true))
+            }
+            TransferState::Refused { least_index } => {
+                let outgoing = self.transfers.remove(&ack.transfer)?;
+                Some(Ended {
+                    least_index,
+                    ..outgoing.end(ack.transfer, false)
+                })
             }
         }
     }
@@ -289,11 +299,7 @@ impl Inbox {
         if !known {
             if chunk.offset != 0 {
                 // The end of an attempt whose beginning was lost, or given up here: start over.
-                return Err(SnapshotAck {
-                    transfer: chunk.transfer,
-                    offset: 0,
-                    state: TransferState::Refused,
-                });
+                return Err(SnapshotAck::refusal(chunk.transfer, 0));
             }
             self.incoming = Some(Incoming {
                 from,

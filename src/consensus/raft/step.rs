@@ -4,6 +4,7 @@
 //! something, and what an honest peer would not say to a core in this state, because raft-rs asserts
 //! that it doesn't happen.
 
+use bytes::Bytes;
 use raft::StateRole;
 use raft::eraftpb::{Message, MessageType};
 
@@ -31,7 +32,7 @@ impl RaftCore {
         if self.has_failed() {
             return Ok(());
         }
-        let message = inspect::decode(from, self.id, bytes)?;
+        let mut message = inspect::decode(from, self.id, bytes)?;
         let announced = (message.get_msg_type() == MessageType::MsgSnapshot)
             .then(|| convert::meta_from_raft(message.get_snapshot().get_metadata()));
         if announced.as_ref() != arrived {
@@ -39,6 +40,10 @@ impl RaftCore {
             return Err(inspect::malformed(from, reason));
         }
         if self.admit(from, &message)? == Admission::Step {
+            if self.is_stranger() && message.get_msg_type() == MessageType::MsgHeartbeat {
+                // It is answered, so that its sender comes to send a snapshot; but that confirms no barrier.
+                message.context = Bytes::new();
+            }
             // It reports answers of nodes that aren't members any more: they are of no use.
             let _ = self.node.step(message);
             self.pin_election_timeout();
@@ -46,7 +51,22 @@ impl RaftCore {
         Ok(())
     }
 
+    /// Whether this node is no member, as far as it knows: it joins, and has nothing yet. A leader or a
+    /// candidate that has yet to apply the removal of a former life under the same id takes it for that one, whose
+    /// votes and acknowledgements it doesn't remember. So until it has a snapshot that names it, it votes for
+    /// nobody and confirms nobody's leadership.
+    fn is_stranger(&self) -> bool {
+        !self.configuration.is_member(self.id)
+    }
+
     fn admit(&self, from: NodeId, message: &Message) -> Result<Admission, StepError> {
+        let asks_for_vote = matches!(
+            message.get_msg_type(),
+            MessageType::MsgRequestVote | MessageType::MsgRequestPreVote
+        );
+        if asks_for_vote && self.is_stranger() {
+            return Ok(Admission::Drop);
+        }
         if message.term < self.node.raft.term {
             // Outdated: raft-rs answers or drops it without believing a word.
             return Ok(Admission::Step);
@@ -67,7 +87,7 @@ impl RaftCore {
     fn admit_heartbeat(&self, message: &Message) -> Result<Admission, StepError> {
         let last_index = self.node.raft.raft_log.last_index();
         if message.commit > last_index {
-            if !self.configuration.is_member(self.id) {
+            if self.is_stranger() {
                 // It waits to be added and holds nothing yet. A message that comes late may speak of what it
                 // held under this id before it was removed.
                 return Ok(Admission::Drop);

@@ -230,3 +230,46 @@ fn scenario_18_c_a_node_that_is_not_heard_throws_no_leader_down() {
     // election in ever newer terms, and nobody could lead for long.
     script::run("prevote.txt");
 }
+
+/// Node 2 leads. Node 3 has lost its disk and joins again; the others have yet to apply that it was removed, and
+/// take it for the voter that it was: who has yet to come to know nothing of what that has promised.
+fn joined_again_before_its_removal_is_applied() -> Cluster {
+    let mut cluster = led_by_one(3);
+    cluster.crash(3);
+    let placeholder = SnapshotMeta {
+        index: 1,
+        term: 2,
+        configuration: voters(&[1, 2]),
+    };
+    cluster.join_with(3, &placeholder);
+    cluster
+        .with_core(1, |core| core.transfer_leadership(node_id(2)))
+        .unwrap();
+    cluster.stabilize();
+    assert!(cluster.core(2).status().leads_with_commit);
+    cluster
+}
+
+#[test]
+fn scenario_19_b_who_joins_under_the_id_of_a_voter_votes_for_nobody() {
+    // Found by thinking it through: it may have voted in that term before it lost its disk.
+    let mut cluster = joined_again_before_its_removal_is_applied();
+    cut_off(&mut cluster, 2);
+    for _ in 0..100 {
+        for id in [1, 3] {
+            cluster.with_core(id, |core| core.tick());
+        }
+        cluster.stabilize();
+    }
+    assert_eq!(cluster.core(1).status().role, Role::Candidate);
+}
+
+#[test]
+fn scenario_19_c_who_joins_under_the_id_of_a_voter_confirms_no_barrier() {
+    // Found by thinking it through: before it lost its disk it may have helped a later leader into office.
+    let mut cluster = joined_again_before_its_removal_is_applied();
+    cut_off(&mut cluster, 1);
+    let _ = cluster.with_core(2, |core| core.barrier(1));
+    cluster.stabilize();
+    assert_eq!(cluster.node(2).barriers, []);
+}

@@ -87,6 +87,12 @@ impl State {
 }
 
 impl Frozen {
+    /// Marks it as what a node begins with that joins: the log entry as of which it had no part in it yet.
+    pub(crate) fn joined_as_of(mut self, index: u64) -> Frozen {
+        self.header.joined_as_of = index;
+        self
+    }
+
     /// The snapshot's bytes, in order, in chunks of 256 KiB.
     pub(crate) fn chunks(self) -> Chunks {
         self.chunks_of(CHUNK_BYTES)

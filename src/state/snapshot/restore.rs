@@ -82,9 +82,15 @@ pub(crate) struct RestoredState {
     rules: Rules,
     sessions: Sessions,
     znodes: Znodes,
+    joined_as_of: u64,
 }
 
 impl RestoredState {
+    /// See [`Frozen::joined_as_of`](super::Frozen::joined_as_of).
+    pub(crate) fn joined_as_of(&self) -> u64 {
+        self.joined_as_of
+    }
+
     /// The settings that it carries.
     pub(crate) fn settings(&self) -> &Settings {
         &self.znodes.settings
@@ -141,6 +147,7 @@ pub(crate) struct Restore {
     time_ms: i64,
     soft_quota_exceeded: u64,
     rules: Rules,
+    joined_as_of: u64,
     settings: Settings,
     sessions: SessionMap,
     /// The session whose results may follow.
@@ -173,6 +180,7 @@ impl Restore {
             time_ms: 0,
             soft_quota_exceeded: 0,
             rules: Rules::FIRST,
+            joined_as_of: 0,
             settings: Settings::default(),
             sessions: SessionMap::new(),
             session: None,
@@ -300,6 +308,7 @@ impl Restore {
         self.time_ms = header.time_ms;
         self.soft_quota_exceeded = header.quota_soft_exceeded;
         self.rules = Rules::from_number(header.rules);
+        self.joined_as_of = header.joined_as_of;
         self.stage = Stage::Sessions;
         Ok(())
     }
@@ -511,6 +520,7 @@ impl Restore {
             ));
         }
         Ok(RestoredState {
+            joined_as_of: self.joined_as_of,
             zxid: self.zxid,
             time_ms: self.time_ms,
             rules: self.rules,

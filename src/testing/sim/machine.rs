@@ -290,10 +290,10 @@ impl Machine {
         };
         while let Ok(reply) = joining.replies.try_recv() {
             if let Some(answer) = join::answered(&joining.join, &reply) {
-                let cluster = answer?;
+                let welcome = answer?;
                 let peers: Vec<_> = joining.peers.iter().map(|&id| node_id(id)).collect();
                 // A disk that fails here leaves a node that asks again.
-                let bound = bind_joined(&*joining.storage, cluster, joining.join.node, &peers);
+                let bound = bind_joined(&*joining.storage, welcome, joining.join.node, &peers);
                 wire.endpoint(self.id).stop();
                 self.process = Process::Down;
                 return Ok(bound.is_ok());

@@ -30,16 +30,8 @@ pub(super) async fn repair(
     if membership == Membership::Member {
         change(&world, MemberChange::Remove(id)).await;
     }
-    loop {
-        join(&world, id).await;
-        change(&world, MemberChange::Promote(id)).await;
-        if !world.is_removed(id) {
-            break;
-        }
-        // A new leader that hadn't applied its removal yet took it for what it was before, and sent it a
-        // snapshot from then.
-        change(&world, MemberChange::Remove(id)).await;
-    }
+    join(&world, id).await;
+    change(&world, MemberChange::Promote(id)).await;
     settle(&world).await;
     drop(lock);
 }
