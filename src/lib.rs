@@ -39,8 +39,8 @@ pub use error::{Error, Result};
 pub use ids::{ClusterId, NodeId, SessionId, Version, Zxid};
 pub use node::{
     Event, JoinError, MemberStatus, Members, Node, NodeBuilder, NodeEvent, NodeEvents, NodeHandle,
-    NodeStatus, QueueDepths, Role, SessionState, SessionStatus, Stamped, StartError, WatchEvent,
-    WatchKind, WatchStatus,
+    NodeStatus, QueueDepths, Reconfiguration, Role, SessionState, SessionStatus, Stamped,
+    StartError, WatchEvent, WatchKind, WatchStatus,
 };
 pub use op::{CreateMode, EventKind, OpResult};
 pub use path::{PATH_BYTES_MAX, ZnodePath};

@@ -4,14 +4,17 @@ mod support;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use quorate::storage::StorageError;
 use quorate::transport::{self, Inbox, Local, Message, Network, Transport, TransportError};
 use quorate::{
     CreateMode, Error, JoinError, Members, Node, NodeEvent, Role, SessionState, StartError, Version,
 };
-use support::{Cluster, HoldsSnapshots, Kind, PATIENCE, Tap, Within, eventually, node_id};
+use support::{Cluster, HoldsSnapshots, Kind, PATIENCE, Tap, Within, eventually, insist, node_id};
+
+/// What nodes have unless told.
+const ELECTION_TIMEOUT: Duration = Duration::from_millis(200);
 
 fn ids(nodes: &[quorate::NodeId]) -> Vec<u64> {
     nodes.iter().map(|node| node.as_u64()).collect()
@@ -20,20 +23,6 @@ fn ids(nodes: &[quorate::NodeId]) -> Vec<u64> {
 fn voters(members: &Members) -> Vec<u64> {
     assert_eq!(members.voters_outgoing, [], "{members:?}");
     ids(&members.voters)
-}
-
-/// Asks again while the answer is that something is under way or not yet so: a typed, retryable one.
-fn insist(mut ask: impl FnMut() -> quorate::Result<Members>) -> quorate::Result<Members> {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        match ask() {
-            Err(error) if error.is_retryable() && !error.outcome_unknown() => {
-                assert!(Instant::now() < deadline, "still: {error}");
-                std::thread::sleep(Duration::from_millis(5));
-            }
-            other => return other,
-        }
-    }
 }
 
 /// Joins a node and gives it a vote, all asked for at node `at`.
@@ -393,6 +382,9 @@ fn a_voter_without_whom_the_others_have_no_majority_is_not_removed() {
     let mut cluster = Cluster::new(3);
     let (leader, gone) = (cluster.leader(), cluster.follower());
     let other = 6 - leader - gone;
+    // A leader that has just begun has yet to hear from the others, and refuses nothing for their silence
+    // before it has led for two election timeouts.
+    std::thread::sleep(ELECTION_TIMEOUT * 3);
     cluster.stop(gone);
     let node = cluster.node(leader);
     let missed = |status: &quorate::NodeStatus| {
@@ -602,36 +594,6 @@ fn a_learner_that_was_away_when_it_was_removed_learns_of_it() {
     assert_eq!(cluster.node(4).status().stopped, None);
     cluster.network.heal();
     is_removed(cluster.node(4));
-}
-
-#[test]
-fn a_voter_is_replaced_in_one_step() {
-    let mut cluster = Cluster::new(3);
-    let old = cluster.leader();
-    cluster.join(4);
-    let asked = cluster.node(cluster.follower());
-    let mut events = asked.events();
-    insist(|| asked.add_learner(node_id(4)).within()).unwrap();
-    let members = insist(|| asked.replace(node_id(old), node_id(4)).within()).unwrap();
-    let mut expected = vec![1, 2, 3, 4];
-    expected.retain(|&id| id != old);
-    assert_eq!(voters(&members), expected);
-    is_removed(cluster.node(old));
-    // On the way both majorities were needed: there was no moment with two or four voters.
-    let mut joint = false;
-    loop {
-        match events.next_timeout(PATIENCE).unwrap().unwrap() {
-            NodeEvent::MembershipChanged { members } => {
-                assert_eq!(members.voters.len(), 3);
-                joint |= !members.voters_outgoing.is_empty();
-                if ids(&members.voters) == expected && members.voters_outgoing.is_empty() {
-                    break;
-                }
-            }
-            _ => continue,
-        }
-    }
-    assert!(joint);
 }
 
 #[test]

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use python::kazoo;
 use quorate::server::ZooKeeperServer;
-use quorate::{Node, Role};
-use support::{Cluster, Within as _, eventually, node_id};
+use quorate::{Node, NodeEvent, NodeId, Role};
+use support::{Cluster, PATIENCE, Within as _, eventually, node_id};
 use wire::{Body, Frame, Wire, body, create, read, set};
 
 const CREATE: i32 = 1;
@@ -203,6 +203,80 @@ fn one_takes_the_place_of_another() {
 }
 
 #[test]
+fn a_participant_becomes_an_observer_and_all_that_is_asked_for_is_one_step() {
+    let mut ensemble = Ensemble::start(3);
+    ensemble.join(4);
+    ensemble.join(5);
+    let serving = ensemble.cluster.leader();
+    let others: Vec<u64> = (1..=3).filter(|id| *id != serving).collect();
+    let (observing, leaving) = (others[0], others[1]);
+    let mut events = ensemble.cluster.node(serving).events();
+    let role = |id: u64| {
+        if id == observing {
+            "observer"
+        } else {
+            "participant"
+        }
+    };
+    let mut members = [serving, observing, 4, 5];
+    members.sort_unstable();
+    let lines: Vec<String> = members
+        .iter()
+        .map(|&id| ensemble.line(id, role(id)))
+        .collect();
+    let mut wire = ensemble.super_client(serving);
+    let reply = wire.call(1, RECONFIG, &reconfig("", "", &lines.join(","), -1));
+    assert_eq!(reply.error, 0);
+    assert!(
+        text(&reply).starts_with(&lines.join("\n")),
+        "{}",
+        text(&reply)
+    );
+    let status = ensemble.cluster.node(serving).status();
+    assert_eq!(status.learners, [node_id(observing)]);
+    let mut voters = vec![node_id(serving), node_id(4), node_id(5)];
+    voters.sort_unstable();
+    assert_eq!(status.voters, voters);
+    // There were those voters, and then these.
+    let mut seen: Vec<Vec<NodeId>> = Vec::new();
+    while seen.last() != Some(&voters) {
+        if let Some(NodeEvent::MembershipChanged { members }) =
+            events.next_timeout(PATIENCE).unwrap()
+        {
+            seen.push(members.voters);
+        }
+    }
+    seen.dedup();
+    assert_eq!(seen.len(), 2, "{seen:?}");
+    eventually("one is removed", || {
+        ensemble.cluster.node(leaving).status().role == Role::Removed
+    });
+    eventually("the others are named", || {
+        members.iter().all(|id| ensemble.lines(*id) == lines)
+    });
+    // And back.
+    let joining = ensemble.line(observing, "participant");
+    let reply = wire.call(2, RECONFIG, &reconfig(&joining, "", "", -1));
+    assert_eq!(reply.error, 0);
+    let status = ensemble.cluster.node(serving).status();
+    assert!(status.voters.contains(&node_id(observing)));
+}
+
+#[test]
+fn a_leader_makes_itself_an_observer() {
+    let ensemble = Ensemble::start(3);
+    let serving = ensemble.cluster.leader();
+    let mut wire = ensemble.super_client(serving);
+    let joining = ensemble.line(serving, "observer");
+    let reply = wire.call(1, RECONFIG, &reconfig(&joining, "", "", -1));
+    assert_eq!(reply.error, 0);
+    assert!(text(&reply).contains(&joining), "{}", text(&reply));
+    eventually("it observes", || {
+        ensemble.cluster.node(serving).status().role == Role::Learner
+    });
+}
+
+#[test]
 fn a_server_that_is_to_leave_answers_and_goes() {
     let ensemble = Ensemble::start(3);
     let leaving = ensemble.cluster.leader();
@@ -277,7 +351,7 @@ fn what_can_not_be_is_refused_in_zookeepers_order() {
         "server.4=h:1",
         "server.4=h:1:2:leader",
         &three[0].replace("server.1", "server.4"),
-        &three[0].replace("participant", "observer"),
+        &three.join(",").replace("participant", "observer"),
     ] {
         assert_eq!(refused(wrong, "", "", -1), -8, "{wrong}");
     }
@@ -288,6 +362,8 @@ fn what_can_not_be_is_refused_in_zookeepers_order() {
     assert_eq!(refused("", "", "group.1=1:2", -1), -8);
     let fourth = "server.4=127.0.1.4:2888:2888;2181";
     assert_eq!(refused(fourth, "", "", -1), -102);
+    let observer = three[0].replace("participant", "observer");
+    assert_eq!(refused(&observer, "", "", -1), -102);
     // Nobody is there to take part: it is taken back.
     let mut wire = ensemble.super_client(1);
     assert_eq!(

@@ -100,6 +100,11 @@ pub(crate) enum Command {
         /// The node
         id: u64,
     },
+    /// Take a node's vote; it keeps the data
+    Demote {
+        /// The node
+        id: u64,
+    },
     /// Take a node out of the cluster
     Remove {
         /// The node

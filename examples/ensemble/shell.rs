@@ -159,6 +159,7 @@ impl Shell {
                 self.change(|node| Ok(node.add_learner(node_id(id)?)))
             }
             Command::Promote { id } => self.change(|node| Ok(node.promote(node_id(id)?))),
+            Command::Demote { id } => self.change(|node| Ok(node.demote(node_id(id)?))),
             Command::Remove { id } => self.change(|node| Ok(node.remove(node_id(id)?))),
             Command::Replace { old, new } => {
                 self.change(|node| Ok(node.replace(node_id(old)?, node_id(new)?)))

@@ -3,7 +3,7 @@
 use super::Pending;
 use super::pending::Convert;
 use crate::ids::NodeId;
-use crate::node::{Call, Command, Members, MembershipRequest, Node, NodeHandle};
+use crate::node::{Call, Command, Members, MembershipRequest, Node, NodeHandle, Reconfiguration};
 
 /// Who takes part, and who leads. Each of these goes to the leader by itself, whichever node it is
 /// called on; it is answered when the change is committed and applied, and is asked again under the
@@ -36,6 +36,16 @@ impl Node {
         self.ask(MembershipRequest::Promote(learner))
     }
 
+    /// Takes a voter's vote: it stays as a learner. A leader hands leadership over first.
+    ///
+    /// # Errors
+    /// [`Error::LastVoter`](crate::Error), [`Error::NotAMember`](crate::Error);
+    /// [`Error::BadArguments`](crate::Error) where it is a learner already;
+    /// [`Error::MemberSilent`](crate::Error) as with [`Node::remove`].
+    pub fn demote(&self, voter: NodeId) -> Pending<Members> {
+        self.ask(MembershipRequest::Demote(voter))
+    }
+
     /// Takes a node out. A leader hands leadership over first. The removed node stops when it learns of
     /// it ([`Role::Removed`](crate::Role)); it comes back only with an empty storage, by joining.
     ///
@@ -54,6 +64,16 @@ impl Node {
     /// As [`Node::promote`] and [`Node::remove`].
     pub fn replace(&self, old: NodeId, learner: NodeId) -> Pending<Members> {
         self.ask(MembershipRequest::Replace { old, new: learner })
+    }
+
+    /// Changes who votes in one step (joint consensus): all of it happens, or nothing. A leader whose vote
+    /// is to be taken hands leadership over first, to a voter that stays.
+    ///
+    /// # Errors
+    /// As [`Node::promote`], [`Node::demote`] and [`Node::remove`]; [`Error::BadArguments`](crate::Error) also
+    /// where nobody is named, somebody twice, more than 64, or no present voter stays.
+    pub fn reconfigure(&self, change: Reconfiguration) -> Pending<Members> {
+        self.ask(MembershipRequest::Reconfigure(change))
     }
 
     /// Makes another voter the leader.
@@ -97,6 +117,14 @@ impl NodeHandle {
         self.ask(MembershipRequest::Promote(learner))
     }
 
+    /// See [`Node::demote`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn demote(&self, voter: NodeId) -> Pending<Members> {
+        self.ask(MembershipRequest::Demote(voter))
+    }
+
     /// See [`Node::remove`].
     ///
     /// # Errors
@@ -111,6 +139,14 @@ impl NodeHandle {
     /// As there.
     pub fn replace(&self, old: NodeId, learner: NodeId) -> Pending<Members> {
         self.ask(MembershipRequest::Replace { old, new: learner })
+    }
+
+    /// See [`Node::reconfigure`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn reconfigure(&self, change: Reconfiguration) -> Pending<Members> {
+        self.ask(MembershipRequest::Reconfigure(change))
     }
 
     pub(crate) fn ask(&self, request: MembershipRequest) -> Pending<Members> {

@@ -338,7 +338,7 @@ impl Driver {
                 }
             }
             Command::Membership { request, call } => {
-                self.shared.telling.membership_asked(request);
+                self.shared.telling.membership_asked(&request);
                 let ticket = self.ticket(call, kind);
                 Input::Membership { ticket, request }
             }

@@ -49,6 +49,7 @@ pub(crate) use calls::{Asked, Call, Command, FrozenState, Value, WatchRequest};
 pub(crate) use shared::{NodeShared, SessionHandle, SessionShared};
 pub(crate) use watches::WatchQueue;
 
+pub use crate::replica::Reconfiguration;
 pub(crate) use crate::replica::{Abandonment, MembershipRequest};
 
 pub(crate) use telling::Cause;

@@ -110,7 +110,7 @@ impl Telling {
         }
     }
 
-    pub(super) fn membership_asked(&self, request: MembershipRequest) {
+    pub(super) fn membership_asked(&self, request: &MembershipRequest) {
         tracing::info!(target: MEMBERSHIP, node = %self.node, ?request, "a change was asked for");
     }
 

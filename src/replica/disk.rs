@@ -73,7 +73,10 @@ impl Replica {
         let Some(hanging) = self.disk.hangs(patience as u64) else {
             return;
         };
-        if let Some(successor) = self.successor().filter(|other| other.matched >= hanging) {
+        if let Some(successor) = self
+            .successor(&self.configuration.voters)
+            .filter(|other| other.matched >= hanging)
+        {
             // Where it comes to nothing the core gives up by itself, and the next tick tries again.
             let _ = self.core.transfer_leadership(successor.node);
             self.pump();

@@ -13,7 +13,8 @@ use std::time::Duration;
 
 use super::barriers::Asker;
 use super::membership_message::{
-    Join, JoinOutcome, JoinReply, MembershipAsk, MembershipReply, MembershipRequest, Welcome,
+    Join, JoinOutcome, JoinReply, MembershipAsk, MembershipReply, MembershipRequest,
+    Reconfiguration, Welcome,
 };
 use super::{Answer, Failure, NodeEvent, Output, PeerMessage, Replica, Ticket};
 use crate::consensus::{MembershipChange, PeerProgress, ProposeError};
@@ -65,8 +66,8 @@ enum Plan {
     /// Not now; it will be asked again.
     Wait,
     Change(Vec<MembershipChange>),
-    /// The leader itself is to be removed: another has to do it.
-    HandOver,
+    /// The leader itself is to have no vote any more: one of these has to do it.
+    HandOver(Vec<NodeId>),
     Transfer(NodeId),
 }
 
@@ -144,7 +145,7 @@ impl Replica {
                 asks.push(MembershipAsk {
                     id,
                     repeated: std::mem::replace(&mut asked.ever_sent, true),
-                    request: asked.request,
+                    request: asked.request.clone(),
                 });
             }
         }
@@ -248,8 +249,8 @@ impl Replica {
             }
             Plan::Refuse(error) => self.reply_membership(from, ask.id, Err(error)),
             Plan::Change(changes) => self.propose_change(from, ask, &changes),
-            Plan::HandOver => {
-                if let Some(to) = self.successor() {
+            Plan::HandOver(candidates) => {
+                if let Some(to) = self.successor(&candidates) {
                     // Whoever leads next is asked again.
                     let _ = self.core.transfer_leadership(to.node);
                     self.pump();
@@ -320,29 +321,16 @@ impl Replica {
             MembershipRequest::AddLearner(node) => {
                 Plan::Change(vec![MembershipChange::AddLearner(node)])
             }
-            MembershipRequest::Promote(node) if votes(node) => {
-                already(format!("node {node} is a voter already"))
+            MembershipRequest::Promote(node) => {
+                self.plan_change(&Reconfiguration::new().promote(node), ask.repeated)
             }
-            MembershipRequest::Promote(node) => match self.check_promotion(node) {
-                Err(_) if ask.repeated && self.may_have_caught_up(node) => Plan::Wait,
-                Ok(()) => Plan::Change(vec![MembershipChange::AddVoter(node)]),
-                Err(error) => Plan::Refuse(error),
-            },
-            MembershipRequest::Remove(node) if !members.is_member(node) => {
-                if ask.repeated {
-                    Plan::Done
-                } else {
-                    Plan::Refuse(Error::NotAMember { node })
-                }
+            MembershipRequest::Demote(node) => {
+                self.plan_change(&Reconfiguration::new().demote(node), ask.repeated)
             }
-            MembershipRequest::Remove(node) if members.voters == [node] => {
-                Plan::Refuse(Error::LastVoter { node })
+            MembershipRequest::Remove(node) => {
+                self.plan_change(&Reconfiguration::new().remove(node), ask.repeated)
             }
-            MembershipRequest::Remove(node) => match self.check_majority(node, None) {
-                Err(error) => Plan::Refuse(error),
-                Ok(()) if node == me => Plan::HandOver,
-                Ok(()) => Plan::Change(vec![MembershipChange::Remove(node)]),
-            },
+            MembershipRequest::Reconfigure(ref change) => self.plan_change(change, ask.repeated),
             MembershipRequest::Replace { old, new } if !members.is_member(old) && votes(new) => {
                 already(format!("node {new} has node {old}'s place already"))
             }
@@ -353,23 +341,10 @@ impl Replica {
             MembershipRequest::Replace { old, .. } if !votes(old) => {
                 Plan::Refuse(Error::NotAMember { node: old })
             }
-            MembershipRequest::Replace { old, new } => match self
-                .check_promotion(new)
-                .and_then(|()| self.check_majority(old, Some(new)))
-            {
-                Err(_) if ask.repeated && self.may_have_caught_up(new) => Plan::Wait,
-                Err(error) => Plan::Refuse(error),
-                // The only voter leads. It gives the successor a vote first, and is then removed by it.
-                Ok(()) if old == me && members.voters == [old] => {
-                    let reason = format!("node {old} is the only voter: promote node {new} first");
-                    Plan::Refuse(Error::BadArguments { reason })
-                }
-                Ok(()) if old == me => Plan::HandOver,
-                Ok(()) => Plan::Change(vec![
-                    MembershipChange::Remove(old),
-                    MembershipChange::AddVoter(new),
-                ]),
-            },
+            MembershipRequest::Replace { old, new } => {
+                let change = Reconfiguration::new().promote(new).remove(old);
+                self.plan_change(&change, ask.repeated)
+            }
             MembershipRequest::Transfer(to) if to == me => Plan::Done,
             MembershipRequest::Transfer(to) if !members.is_member(to) => {
                 Plan::Refuse(Error::NotAMember { node: to })
@@ -382,6 +357,71 @@ impl Replica {
             }
             MembershipRequest::Transfer(to) => Plan::Transfer(to),
         }
+    }
+
+    /// What is to be done so that all of `change` is so, in one step.
+    fn plan_change(&self, change: &Reconfiguration, repeated: bool) -> Plan {
+        let Reconfiguration {
+            promoted,
+            demoted,
+            removed,
+        } = change;
+        let members = &self.configuration;
+        let votes = |node: &NodeId| members.voters.contains(node);
+        let learns = |node: &NodeId| members.learners.contains(node);
+        let is_gone = |node: &NodeId| !members.is_member(*node);
+        // An earlier leader may have done it, and then all of it.
+        let is_so = || {
+            promoted.iter().all(votes) && demoted.iter().all(learns) && removed.iter().all(is_gone)
+        };
+        if repeated && is_so() {
+            return Plan::Done;
+        }
+        let refuse = |reason: String| Plan::Refuse(Error::BadArguments { reason });
+        if let Some(node) = promoted.iter().find(|node| votes(node)) {
+            return refuse(format!("node {node} is a voter already"));
+        }
+        if let Some(node) = demoted.iter().find(|node| learns(node)) {
+            return refuse(format!("node {node} is a learner already"));
+        }
+        if let Some(&node) = demoted.iter().chain(removed).find(|node| is_gone(node)) {
+            return Plan::Refuse(Error::NotAMember { node });
+        }
+        let leaves = |node: &NodeId| demoted.contains(node) || removed.contains(node);
+        let staying: Vec<NodeId> = members
+            .voters
+            .iter()
+            .copied()
+            .filter(|n| !leaves(n))
+            .collect();
+        let leaving = members.voters.iter().find(|node| leaves(node));
+        if let Some(&node) = leaving.filter(|_| staying.is_empty() && promoted.is_empty()) {
+            return Plan::Refuse(Error::LastVoter { node });
+        }
+        for &node in promoted {
+            match self.check_promotion(node) {
+                Err(_) if repeated && self.may_have_caught_up(node) => return Plan::Wait,
+                Err(error) => return Plan::Refuse(error),
+                Ok(()) => {}
+            }
+        }
+        if leaving.is_some()
+            && let Err(error) = self.check_majority(staying.iter().chain(promoted).copied())
+        {
+            return Plan::Refuse(error);
+        }
+        if leaves(&self.options.id) {
+            // Whoever stays carries it out.
+            return if staying.is_empty() {
+                refuse("no voter stays to carry it out: promote the others first".to_owned())
+            } else {
+                Plan::HandOver(staying)
+            };
+        }
+        let removed = removed.iter().copied().map(MembershipChange::Remove);
+        let demoted = demoted.iter().copied().map(MembershipChange::AddLearner);
+        let promoted = promoted.iter().copied().map(MembershipChange::AddVoter);
+        Plan::Change(removed.chain(demoted).chain(promoted).collect())
     }
 
     /// Whether the learner is near enough that the cluster needn't wait for it once it votes.
@@ -405,24 +445,14 @@ impl Replica {
         Ok(())
     }
 
-    /// Whether a majority of the voters is there when `old` is none any more and `new` is one: otherwise
-    /// the change could be decided, and nothing after it.
-    fn check_majority(&self, old: NodeId, new: Option<NodeId>) -> Result<(), Error> {
-        let voters = &self.configuration.voters;
-        // A leader that has just begun has yet to hear from those whose votes it didn't need.
-        let knows =
-            self.now.monotonic.saturating_sub(self.leadership.began_at) > self.silence_max();
-        if !voters.contains(&old) || !knows {
-            return Ok(());
-        }
-        let remaining = voters.iter().copied().filter(|&voter| voter != old);
-        let remaining: Vec<NodeId> = remaining.chain(new).collect();
-        let is_missing = |&&node: &&NodeId| node != self.options.id && self.is_silent(node);
-        let missing: Vec<&NodeId> = remaining.iter().filter(is_missing).collect();
+    /// Whether a majority is there of those who are to vote: otherwise the change could be decided, and
+    /// nothing after it.
+    fn check_majority(&self, voters: impl Iterator<Item = NodeId>) -> Result<(), Error> {
+        let voters: Vec<NodeId> = voters.collect();
+        let is_missing = |&&node: &&NodeId| node != self.options.id && self.would_have_heard(node);
+        let missing: Vec<&NodeId> = voters.iter().filter(is_missing).collect();
         match missing.first() {
-            Some(&&node) if missing.len() * 2 >= remaining.len() => {
-                Err(Error::MemberSilent { node })
-            }
+            Some(&&node) if missing.len() * 2 >= voters.len() => Err(Error::MemberSilent { node }),
             _ => Ok(()),
         }
     }
@@ -457,13 +487,12 @@ impl Replica {
         self.options.election_timeout * 2
     }
 
-    /// The other voter that is furthest among those that are there.
-    pub(super) fn successor(&self) -> Option<PeerProgress> {
-        let voters = &self.configuration.voters;
+    /// The one that is furthest among those of these voters that are there.
+    pub(super) fn successor(&self, among: &[NodeId]) -> Option<PeerProgress> {
         let progress = self.core.progress();
         let others = progress
             .iter()
-            .filter(|other| voters.contains(&other.node) && !self.is_silent(other.node));
+            .filter(|other| among.contains(&other.node) && !self.is_silent(other.node));
         let best = others.max_by_key(|other| (other.matched, std::cmp::Reverse(other.node)));
         best.copied()
     }
@@ -637,7 +666,8 @@ impl Replica {
         self.configuration.learners.contains(&node) && self.has_nothing(node)
     }
 
-    /// Whether this leader has led for long enough to have heard from a member that runs, and hasn't.
+    /// Whether this leader has led for long enough to have heard from a member that runs, and hasn't. One that
+    /// has just begun has yet to hear from those whose votes it didn't need.
     fn would_have_heard(&self, node: NodeId) -> bool {
         let led_for = self.now.monotonic.saturating_sub(self.leadership.began_at);
         self.is_silent(node) && led_for > self.silence_max()

@@ -13,33 +13,84 @@ use super::message::{configuration, configuration_record};
 /// The longest name of a cluster, in bytes.
 pub(crate) const NAME_BYTES_MAX: usize = 1024;
 
+/// The most nodes that one change names.
+const RECONFIGURATION_MAX: usize = 64;
+
+/// A change of who votes that happens in one step (joint consensus; Raft's dissertation, section 4.3): the
+/// cluster goes from one set of voters to another, and no other is ever in force. At most 64 nodes are
+/// named, each once.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Reconfiguration {
+    pub(super) promoted: Vec<NodeId>,
+    pub(super) demoted: Vec<NodeId>,
+    pub(super) removed: Vec<NodeId>,
+}
+
+impl Reconfiguration {
+    /// One that changes nothing yet.
+    pub fn new() -> Reconfiguration {
+        Reconfiguration::default()
+    }
+
+    /// And this learner gets a vote.
+    #[must_use]
+    pub fn promote(mut self, learner: NodeId) -> Reconfiguration {
+        self.promoted.push(learner);
+        self
+    }
+
+    /// And this voter becomes a learner.
+    #[must_use]
+    pub fn demote(mut self, voter: NodeId) -> Reconfiguration {
+        self.demoted.push(voter);
+        self
+    }
+
+    /// And this node is taken out, a voter or a learner.
+    #[must_use]
+    pub fn remove(mut self, node: NodeId) -> Reconfiguration {
+        self.removed.push(node);
+        self
+    }
+
+    /// Whether it names nobody.
+    pub fn is_empty(&self) -> bool {
+        self.promoted.is_empty() && self.demoted.is_empty() && self.removed.is_empty()
+    }
+}
+
 /// What an operator asks for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum MembershipRequest {
     /// Let a node have the log.
     AddLearner(NodeId),
     /// Give a learner a vote.
     Promote(NodeId),
+    /// Make a voter a learner.
+    Demote(NodeId),
     /// Take a node out.
     Remove(NodeId),
     /// Give a learner the place of a voter, in one step.
     Replace { old: NodeId, new: NodeId },
+    /// Several of these, in one step.
+    Reconfigure(Reconfiguration),
     /// Make another voter the leader.
     Transfer(NodeId),
 }
 
 impl MembershipRequest {
     /// Whether `node` is no member any more when it is done.
-    pub(super) fn removes(self, node: NodeId) -> bool {
+    pub(super) fn removes(&self, node: NodeId) -> bool {
         match self {
-            MembershipRequest::Remove(old) | MembershipRequest::Replace { old, .. } => old == node,
+            MembershipRequest::Remove(old) | MembershipRequest::Replace { old, .. } => *old == node,
+            MembershipRequest::Reconfigure(change) => change.removed.contains(&node),
             _ => false,
         }
     }
 }
 
 /// A request on its way to the leader.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct MembershipAsk {
     /// The asking node's number for it.
     pub id: u64,
@@ -93,38 +144,67 @@ pub(crate) enum JoinOutcome {
     Member,
 }
 
+fn numbers(nodes: Vec<NodeId>) -> Vec<u64> {
+    nodes.into_iter().map(NodeId::as_u64).collect()
+}
+
+fn nodes(numbers: &[u64]) -> Result<Vec<NodeId>, RecordError> {
+    if numbers.len() > RECONFIGURATION_MAX {
+        return Err(RecordError::new(format!(
+            "a change of membership names more than {RECONFIGURATION_MAX} nodes"
+        )));
+    }
+    numbers.iter().map(|&number| proto::node(number)).collect()
+}
+
 impl MembershipAsk {
     pub(super) fn into_record(self) -> records::MembershipRecord {
-        let (kind, node, successor) = match self.request {
-            MembershipRequest::AddLearner(node) => (1, node, None),
-            MembershipRequest::Promote(node) => (2, node, None),
-            MembershipRequest::Remove(node) => (3, node, None),
-            MembershipRequest::Replace { old, new } => (4, old, Some(new)),
-            MembershipRequest::Transfer(node) => (5, node, None),
-        };
-        records::MembershipRecord {
+        let mut record = records::MembershipRecord {
             id: self.id,
             repeated: self.repeated,
-            kind,
-            node: node.as_u64(),
-            successor: successor.map_or(0, NodeId::as_u64),
             ..Default::default()
-        }
+        };
+        let (kind, node) = match self.request {
+            MembershipRequest::AddLearner(node) => (1, Some(node)),
+            MembershipRequest::Promote(node) => (2, Some(node)),
+            MembershipRequest::Remove(node) => (3, Some(node)),
+            MembershipRequest::Replace { old, new } => {
+                record.successor = new.as_u64();
+                (4, Some(old))
+            }
+            MembershipRequest::Transfer(node) => (5, Some(node)),
+            MembershipRequest::Demote(node) => (6, Some(node)),
+            MembershipRequest::Reconfigure(change) => {
+                record.promoted = numbers(change.promoted);
+                record.demoted = numbers(change.demoted);
+                record.removed = numbers(change.removed);
+                (7, None)
+            }
+        };
+        record.kind = kind;
+        record.node = node.map_or(0, NodeId::as_u64);
+        record
     }
 
     pub(super) fn from_record(
         record: &records::MembershipRecord,
     ) -> Result<MembershipAsk, RecordError> {
-        let node = proto::node(record.node)?;
+        let node = || proto::node(record.node);
         let request = match record.kind {
-            1 => MembershipRequest::AddLearner(node),
-            2 => MembershipRequest::Promote(node),
-            3 => MembershipRequest::Remove(node),
+            1 => MembershipRequest::AddLearner(node()?),
+            2 => MembershipRequest::Promote(node()?),
+            3 => MembershipRequest::Remove(node()?),
             4 => MembershipRequest::Replace {
-                old: node,
+                old: node()?,
                 new: proto::node(record.successor)?,
             },
-            5 => MembershipRequest::Transfer(node),
+            5 => MembershipRequest::Transfer(node()?),
+            6 => MembershipRequest::Demote(node()?),
+            7 => MembershipRequest::Reconfigure(Reconfiguration {
+                promoted: nodes(&record.promoted)?,
+                demoted: nodes(&record.demoted)?,
+                removed: nodes(&record.removed)?,
+            }),
             kind => {
                 return Err(RecordError::new(format!(
                     "a change of membership of kind {kind}"

@@ -36,6 +36,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 pub(crate) use inputs::{Abandonment, Input, ReceivedSnapshot, ReplicaOptions, Staged, Ticket};
+pub use membership_message::Reconfiguration;
 pub(crate) use membership_message::{
     Join, JoinOutcome, JoinReply, MembershipRequest, NAME_BYTES_MAX, Welcome,
 };

@@ -17,8 +17,8 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use super::Shared;
 use super::ensemble::{Address, Ensemble, Misstated, Server};
 use crate::{
-    AuthId, Error, Members, NodeId, NodeStatus, Pending, Permissions, Result, Role, Session, Stat,
-    Version,
+    AuthId, Error, NodeId, NodeStatus, Pending, Permissions, Reconfiguration, Result, Role,
+    Session, Stat, Version,
 };
 
 /// Where the configuration is.
@@ -84,7 +84,7 @@ pub(super) fn run(shared: &Arc<Shared>, jobs: &Receiver<Job>) {
     while !shared.stopping() {
         match jobs.recv_timeout(INTERVAL) {
             Ok(job) => {
-                let outcome = Reconfiguration { shared, job: &job }.carry_out();
+                let outcome = ChangeUnderWay { shared, job: &job }.carry_out();
                 shared.changing.store(false, Ordering::Release);
                 // Its client may be gone; what was changed stays.
                 let _ = job.answer.send(outcome);
@@ -173,12 +173,12 @@ fn within<T>(mut pending: Pending<T>, patience: Duration) -> Result<T> {
 }
 
 /// A change under way.
-struct Reconfiguration<'a> {
+struct ChangeUnderWay<'a> {
     shared: &'a Shared,
     job: &'a Job,
 }
 
-impl Reconfiguration<'_> {
+impl ChangeUnderWay<'_> {
     /// In ZooKeeper's order of checks, but that a quorum of the new participants is looked for last: it is
     /// by being added that they are heard of.
     fn carry_out(&self) -> Outcome {
@@ -212,8 +212,7 @@ impl Reconfiguration<'_> {
             }
             .into());
         }
-        self.admit(&target, &status)?;
-        self.dismiss(&target, &status)?;
+        self.change_members(&target, &status)?;
         let written = self.write(&target)?;
         if target.leaving.contains(&status.id) {
             // The last thing that this server sees; it is asked for, and answered by the cluster.
@@ -264,59 +263,37 @@ impl Reconfiguration<'_> {
         })
     }
 
-    /// Adds who is new, as learners first, and gives votes to those who are to have one.
-    fn admit(&self, target: &Target, status: &NodeStatus) -> Result<()> {
+    /// Adds who is new, as learners first; who votes changes in one step, when those have caught up.
+    fn change_members(&self, target: &Target, status: &NodeStatus) -> Result<()> {
         let node = &self.shared.node;
         let mut added = Vec::new();
-        let mut admitted = Ok(());
-        for (id, server) in target.servers() {
-            if !is_member(status, id.as_u64()) {
-                admitted = within(node.add_learner(id), STEP_PATIENCE).map(drop);
-                if admitted.is_err() {
-                    break;
-                }
-                added.push(id);
+        let mut changed = Ok(());
+        for (id, _) in target.servers() {
+            if is_member(status, id.as_u64()) {
+                continue;
             }
-            if server.is_participant && !is_in(&status.voters, id.as_u64()) {
-                admitted = self.promote(id, self.replaced(target, status, id));
-                if admitted.is_err() {
-                    break;
-                }
+            changed = within(node.add_learner(id), STEP_PATIENCE).map(drop);
+            if changed.is_err() {
+                break;
             }
+            added.push(id);
         }
-        if admitted.is_err() {
+        let changed = changed.and_then(|()| self.reconfigure(&target.change(status)));
+        if changed.is_err() {
             for id in added {
                 // What was begun is taken back. Where that fails, too, the znode will say so.
                 let _ = within(node.remove(id), STEP_PATIENCE);
             }
         }
-        admitted
+        changed
     }
 
-    /// The voter whose place a new one takes in one step, where one comes and one goes.
-    fn replaced(&self, target: &Target, status: &NodeStatus, new: NodeId) -> Option<NodeId> {
-        let mut leaving = target
-            .leaving
-            .iter()
-            .filter(|id| status.voters.contains(id));
-        let old = *leaving.next()?;
-        let coming = target
-            .servers()
-            .filter(|(id, server)| server.is_participant && !status.voters.contains(id));
-        let alone = leaving.next().is_none() && coming.count() == 1;
-        (alone && old != status.id && new != old).then_some(old)
-    }
-
-    /// Gives a vote, as soon as the learner has caught up.
-    fn promote(&self, id: NodeId, instead_of: Option<NodeId>) -> Result<()> {
+    /// Changes who votes, as soon as the learners have caught up.
+    fn reconfigure(&self, change: &Reconfiguration) -> Result<()> {
         let node = &self.shared.node;
         let deadline = Instant::now() + self.shared.settings.reconfig_patience;
-        loop {
-            let pending = match instead_of {
-                Some(old) => node.replace(old, id),
-                None => node.promote(id),
-            };
-            match within(pending, STEP_PATIENCE) {
+        while !change.is_empty() {
+            match within(node.reconfigure(change.clone()), STEP_PATIENCE) {
                 Err(
                     Error::LearnerBehind { .. }
                     | Error::MemberSilent { .. }
@@ -325,18 +302,6 @@ impl Reconfiguration<'_> {
                     std::thread::sleep(CATCH_UP_INTERVAL);
                 }
                 answer => return answer.map(drop),
-            }
-        }
-    }
-
-    /// Takes out who is to go, but for this node.
-    fn dismiss(&self, target: &Target, status: &NodeStatus) -> Result<()> {
-        let others = target.leaving.iter().filter(|id| **id != status.id);
-        for &id in others {
-            match within::<Members>(self.shared.node.remove(id), STEP_PATIENCE) {
-                // Its place was taken.
-                Err(Error::NotAMember { .. }) => {}
-                answer => drop(answer?),
             }
         }
         Ok(())
@@ -376,20 +341,31 @@ impl Target {
         servers.filter_map(|(&id, server)| Some((NodeId::new(id)?, server)))
     }
 
+    /// What of it is one step: all but adding learners, and but for this server, which goes last.
+    fn change(&self, status: &NodeStatus) -> Reconfiguration {
+        let mut change = Reconfiguration::new();
+        for (id, server) in self.servers() {
+            match (server.is_participant, status.voters.contains(&id)) {
+                (true, false) => change = change.promote(id),
+                (false, true) => change = change.demote(id),
+                _ => {}
+            }
+        }
+        let others = self.leaving.iter().filter(|id| **id != status.id);
+        others.fold(change, |change, &id| change.remove(id))
+    }
+
     /// Says what can't be.
     fn check(&self, status: &NodeStatus) -> Result<()> {
         let refused = |reason: String| Err(Error::BadArguments { reason });
-        let stays = |id: &NodeId| !self.leaving.contains(id);
+        let becomes_observer = |id: &NodeId| {
+            let mut servers = self.servers();
+            servers.any(|(server, line)| server == *id && !line.is_participant)
+        };
+        let stays = |id: &NodeId| !self.leaving.contains(id) && !becomes_observer(id);
         let joins = self.servers().any(|(_, server)| server.is_participant);
         if !joins && !status.voters.iter().any(stays) {
             return refused("somebody has to decide: there must be a participant".to_string());
-        }
-        for (id, server) in self.servers() {
-            if !server.is_participant && status.voters.contains(&id) {
-                return refused(format!(
-                    "server {id} has a vote; it can leave, but not become an observer"
-                ));
-            }
         }
         Ok(())
     }

@@ -49,6 +49,20 @@ impl<T> Within<T> for Pending<T> {
     }
 }
 
+/// Asks again while the answer is that something is under way or not yet so: a typed, retryable one.
+pub fn insist<T>(mut ask: impl FnMut() -> quorate::Result<T>) -> quorate::Result<T> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match ask() {
+            Err(error) if error.is_retryable() && !error.outcome_unknown() => {
+                assert!(Instant::now() < deadline, "still: {error}");
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            other => return other,
+        }
+    }
+}
+
 /// The next event of a watcher.
 pub fn next(watcher: &mut Watcher) -> Event {
     watcher
