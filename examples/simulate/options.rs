@@ -103,7 +103,7 @@ impl Options {
     fn plan(&self, workload: Workload, seed: u64) -> Plan {
         let mut plan = Plan::new(workload, seed);
         if let Some(faults) = &self.faults {
-            plan.faults = faults.clone();
+            plan.faults = faults.clone().as_often_as(&plan.faults);
         }
         plan
     }

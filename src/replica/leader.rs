@@ -230,6 +230,11 @@ impl Replica {
             self.leadership.tracker.expire(session, retry_at);
             if let Some(silent) = self.state.session(session) {
                 let attachment = silent.attachment;
+                #[cfg(any(test, feature = "testing"))]
+                if let Some(witness) = &mut self.witness {
+                    let timeout = Duration::from_millis(silent.timeout_ms.into());
+                    witness.proposed_to_expire.push((session, timeout));
+                }
                 self.push_internal(&Op::ExpireSession {
                     session,
                     attachment,

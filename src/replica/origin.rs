@@ -126,6 +126,15 @@ impl Origin {
         }
     }
 
+    /// The sessions that the cluster can't have expired by `now`.
+    #[cfg(any(test, feature = "testing"))]
+    pub(super) fn certain_at(&self, now: Duration) -> impl Iterator<Item = SessionId> + '_ {
+        let sessions = self.sessions.iter();
+        sessions
+            .filter(move |(_, session)| now < session.certain_until)
+            .map(|(id, _)| *id)
+    }
+
     pub(super) fn ids(&self) -> Vec<SessionId> {
         self.sessions.keys().copied().collect()
     }

@@ -2,10 +2,12 @@
 //!
 //! It decides nothing, and a replica that nobody watches writes nothing down.
 
+use std::time::Duration;
+
 use super::Replica;
 use crate::ids::{SessionId, Zxid};
 use crate::op::{Applied, Change, Op, Request};
-use crate::storage::LogEntry;
+use crate::storage::{Configuration, LogEntry};
 
 /// An entry of the log that was applied.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -35,6 +37,11 @@ pub(crate) struct Witness {
     pub skipped: Option<(Zxid, Zxid)>,
     /// Sessions that were closed or have expired, and by which write.
     pub ended: Vec<(SessionId, Zxid)>,
+    /// Those of them that have expired.
+    pub expired: Vec<SessionId>,
+    /// Sessions whose end this node has proposed, as the leader, because they were silent; with their
+    /// timeouts.
+    pub proposed_to_expire: Vec<(SessionId, Duration)>,
 }
 
 impl Witness {
@@ -59,6 +66,22 @@ impl Replica {
             .as_mut()
             .map(std::mem::take)
             .unwrap_or_default()
+    }
+
+    /// The sessions attached here that can't have expired yet, by this node's clock.
+    pub(crate) fn certain_sessions(&self) -> Vec<SessionId> {
+        let now = self.now.monotonic;
+        self.origin.certain_at(now).collect()
+    }
+
+    /// Who takes part as far as the core knows.
+    pub(crate) fn core_configuration(&self) -> Configuration {
+        self.core.configuration()
+    }
+
+    /// The longest pause of a leader that isn't a stall.
+    pub(crate) fn stall(&self) -> Duration {
+        self.options.election_timeout
     }
 
     /// A request was applied; its changes begin at this place among the effects.
@@ -93,6 +116,9 @@ impl Replica {
             && state.session(session).is_none()
         {
             witness.ended.push((session, zxid));
+            if matches!(request.op, Op::ExpireSession { .. }) {
+                witness.expired.push(session);
+            }
         }
     }
 }

@@ -178,6 +178,11 @@ impl Faults {
         self
     }
 
+    /// As long as with those others.
+    pub fn as_often_as(self, others: &Faults) -> Faults {
+        self.every(others.pause)
+    }
+
     /// Whether these are among them.
     pub fn contains(&self, kind: FaultKind) -> bool {
         self.kinds.contains(&kind)

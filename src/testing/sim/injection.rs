@@ -146,6 +146,13 @@ impl Simulation {
         self.wire.cut(self.next_number, between(&[id], &others));
     }
 
+    pub(super) fn cut_off_for(&mut self, id: u64, time: Duration) {
+        self.isolate(id);
+        let cut = self.next_number;
+        self.note(&format!("node {id} is cut off, by cut {cut}"));
+        self.plan(self.now() + time, Event::Mend(cut));
+    }
+
     /// Everybody reaches everybody.
     pub fn reconnect(&mut self) {
         self.wire.mend_all();

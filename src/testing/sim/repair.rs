@@ -51,6 +51,7 @@ pub(super) async fn change(world: &World, change: MemberChange) {
     let about = match change {
         MemberChange::AddLearner(id)
         | MemberChange::Promote(id)
+        | MemberChange::Demote(id)
         | MemberChange::Remove(id)
         | MemberChange::Transfer(id) => id,
         MemberChange::Replace { new, .. } => new,
@@ -112,7 +113,7 @@ pub(super) async fn settle(world: &World) {
 fn is_so(change: MemberChange, error: &Error) -> bool {
     match change {
         MemberChange::Remove(_) => matches!(error, Error::NotAMember { .. }),
-        MemberChange::AddLearner(_) | MemberChange::Promote(_) => {
+        MemberChange::AddLearner(_) | MemberChange::Promote(_) | MemberChange::Demote(_) => {
             matches!(error, Error::BadArguments { .. })
         }
         // Whoever is to go has gone, or the other one has its place.

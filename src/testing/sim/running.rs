@@ -9,6 +9,7 @@ use super::repair;
 use super::trace::TraceDetail;
 use super::world::Order;
 use super::{FaultKind, JoinsLater, Simulation};
+use crate::clock::Clock as _;
 use crate::consensus::Role;
 use crate::node::{Node, NodeHandle};
 use crate::testing::history::Change;
@@ -166,6 +167,7 @@ impl Simulation {
                         .removed = false;
                     self.start_node(id);
                 }
+                Order::CutOff(id, time) => self.cut_off_for(id, time),
                 Order::Retire(id) => {
                     self.end_process(id, ALL_STEPS, Process::Removed);
                     self.world
@@ -489,10 +491,15 @@ impl Simulation {
             .iter()
             .map(|(&id, machine)| (id, &machine.disk.promised))
             .collect();
-        let Some(up) = self.machines.get(&id).and_then(Machine::up) else {
+        let Some(machine) = self.machines.get(&id) else {
+            return;
+        };
+        let Some(up) = machine.up() else {
             return;
         };
         let replica = up.parts.driver.replica();
+        let clock = machine.clock.now().monotonic;
+        let (certain, core_members) = (replica.certain_sessions(), replica.core_configuration());
         let state = replica.state();
         let status = replica.consensus_status();
         voters.extend(voters_of(replica.configuration()));
@@ -509,6 +516,8 @@ impl Simulation {
         let turn = Turn {
             node: id,
             boot,
+            clock,
+            stall: replica.stall(),
             role: status.role,
             term: status.term,
             commit: status.commit,
@@ -516,11 +525,16 @@ impl Simulation {
             applied_index: replica.applied_index(),
             zxid: state.zxid(),
             voters: &voters,
+            members: replica.configuration(),
+            core_members: &core_members,
             entries: &witness.entries,
             writes: &witness.writes,
             digest,
             owners: &owners,
             sessions: &sessions,
+            certain: &certain,
+            expired: &witness.expired,
+            proposed_to_expire: &witness.proposed_to_expire,
             disks: &disks,
             queues: up.parts.driver.queue_depths(),
         };

@@ -26,6 +26,8 @@ pub enum MemberChange {
     AddLearner(u64),
     /// [`crate::Node::promote`].
     Promote(u64),
+    /// [`crate::Node::demote`].
+    Demote(u64),
     /// [`crate::Node::remove`].
     Remove(u64),
     /// [`crate::Node::replace`].
@@ -87,6 +89,8 @@ pub(super) struct NodeView {
 pub(super) enum Order {
     /// Start a node that joins, on an empty disk.
     Join(u64),
+    /// Cut a node off from all others for so long.
+    CutOff(u64, Duration),
     /// Take a node's machine away for good.
     Retire(u64),
 }
@@ -223,6 +227,12 @@ impl World {
         });
     }
 
+    /// Cuts a node off from all others for so long, whatever faults there are besides.
+    pub fn cut_off(&self, node: u64, time: Duration) {
+        let order = Order::CutOff(node, time);
+        self.shared.orders.borrow_mut().push(order);
+    }
+
     // ---- Members ------------------------------------------------------------------------------
 
     /// Asks a node for a change of who takes part; `None` where its process is not there.
@@ -230,6 +240,7 @@ impl World {
         let request = match change {
             MemberChange::AddLearner(node) => MembershipRequest::AddLearner(node_id(node)),
             MemberChange::Promote(node) => MembershipRequest::Promote(node_id(node)),
+            MemberChange::Demote(node) => MembershipRequest::Demote(node_id(node)),
             MemberChange::Remove(node) => MembershipRequest::Remove(node_id(node)),
             MemberChange::Replace { old, new } => MembershipRequest::Replace {
                 old: node_id(old),

@@ -5,7 +5,9 @@
 //! look-ups in a turn: what has not changed is not looked at again.
 
 mod bounded_queues;
+mod certain_sessions_live;
 mod commit_never_regresses;
+mod commits_own_term;
 mod durable_before_committed;
 mod election_safety;
 mod ephemerals_of_live_sessions;
@@ -13,16 +15,20 @@ mod exactly_once;
 mod leader_completeness;
 mod log_matching;
 mod one_holder;
+mod one_membership;
+mod stalled_leaders_expire_nobody;
 mod state_machine_safety;
 mod tokens_grow;
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use super::disk::{Appended, DurableLog};
 use crate::consensus::Role;
 use crate::ids::{SessionId, Zxid};
 use crate::node::QueueDepths;
 use crate::replica::{AppliedEntry, AppliedWrite};
+use crate::storage::Configuration;
 use crate::testing::oracle::Violation;
 
 /// A node after a turn.
@@ -30,6 +36,10 @@ pub(super) struct Turn<'a> {
     pub(super) node: u64,
     /// Which start of the node it is: what is only in memory begins anew with each.
     pub(super) boot: u32,
+    /// By its own monotonic clock.
+    pub(super) clock: Duration,
+    /// The longest time between two turns that is no stall.
+    pub(super) stall: Duration,
     pub(super) role: Role,
     pub(super) term: u64,
     pub(super) commit: u64,
@@ -38,6 +48,9 @@ pub(super) struct Turn<'a> {
     pub(super) zxid: Zxid,
     /// The majorities that decide, before the turn or after it: one of these sets of voters in each.
     pub(super) voters: &'a [Vec<u64>],
+    /// Who takes part, as of the applied index; and as far as the consensus core knows.
+    pub(super) members: &'a Configuration,
+    pub(super) core_members: &'a Configuration,
     pub(super) entries: &'a [AppliedEntry],
     pub(super) writes: &'a [AppliedWrite],
     /// Of the whole state; only now and then, and then on every node as of the same zxids.
@@ -45,6 +58,12 @@ pub(super) struct Turn<'a> {
     /// Who owns ephemerals, and who is a session; empty where neither can have changed.
     pub(super) owners: &'a [SessionId],
     pub(super) sessions: &'a [SessionId],
+    /// Sessions attached here that can't have expired, by this node's clock.
+    pub(super) certain: &'a [SessionId],
+    /// Sessions that have expired, as it has applied.
+    pub(super) expired: &'a [SessionId],
+    /// Silent sessions whose end it has proposed, with their timeouts.
+    pub(super) proposed_to_expire: &'a [(SessionId, Duration)],
     /// What each node's disk holds.
     pub(super) disks: &'a BTreeMap<u64, &'a DurableLog>,
     pub(super) queues: QueueDepths,
@@ -56,6 +75,8 @@ type Check = Result<(), Violation>;
 #[derive(Default)]
 pub(super) struct Invariants {
     bounded_queues: bounded_queues::BoundedQueues,
+    certain_sessions_live: certain_sessions_live::CertainSessionsLive,
+    commits_own_term: commits_own_term::CommitsOwnTerm,
     commit_never_regresses: commit_never_regresses::CommitNeverRegresses,
     durable_before_committed: durable_before_committed::DurableBeforeCommitted,
     election_safety: election_safety::ElectionSafety,
@@ -64,6 +85,8 @@ pub(super) struct Invariants {
     leader_completeness: leader_completeness::LeaderCompleteness,
     log_matching: log_matching::LogMatching,
     one_holder: one_holder::OneHolder,
+    one_membership: one_membership::OneMembership,
+    stalled_leaders: stalled_leaders_expire_nobody::StalledLeadersExpireNobody,
     state_machine_safety: state_machine_safety::StateMachineSafety,
     tokens_grow: tokens_grow::TokensGrow,
 }
@@ -73,11 +96,15 @@ impl Invariants {
     pub(super) fn on_turn(&mut self, turn: &Turn<'_>) -> Check {
         self.election_safety.on_turn(turn)?;
         self.commit_never_regresses.on_turn(turn)?;
+        self.commits_own_term.on_turn(turn)?;
         self.state_machine_safety.on_turn(turn)?;
+        self.one_membership.on_turn(turn)?;
         self.durable_before_committed.on_turn(turn)?;
         self.leader_completeness.on_turn(turn)?;
         self.exactly_once.on_turn(turn)?;
         self.ephemerals.on_turn(turn)?;
+        self.stalled_leaders.on_turn(turn)?;
+        self.certain_sessions_live.on_turn(turn)?;
         self.bounded_queues.on_turn(turn)
     }
 
@@ -108,6 +135,11 @@ mod observed {
         pub(super) writes: Vec<AppliedWrite>,
         pub(super) owners: Vec<SessionId>,
         pub(super) sessions: Vec<SessionId>,
+        pub(super) certain: Vec<SessionId>,
+        pub(super) expired: Vec<SessionId>,
+        pub(super) proposed_to_expire: Vec<(SessionId, Duration)>,
+        pub(super) members: Configuration,
+        pub(super) core_members: Configuration,
         pub(super) disks: BTreeMap<u64, DurableLog>,
     }
 
@@ -119,6 +151,11 @@ mod observed {
                 writes: Vec::new(),
                 owners: Vec::new(),
                 sessions: Vec::new(),
+                certain: Vec::new(),
+                expired: Vec::new(),
+                proposed_to_expire: Vec::new(),
+                members: Configuration::default(),
+                core_members: Configuration::default(),
                 disks: (1..=3).map(|id| (id, DurableLog::of(0, &[1; 9]))).collect(),
             }
         }
@@ -135,6 +172,8 @@ mod observed {
             let mut turn = Turn {
                 node: 1,
                 boot: 1,
+                clock: Duration::from_secs(1),
+                stall: Duration::from_millis(200),
                 role: Role::Follower,
                 term: 1,
                 commit: 9,
@@ -142,11 +181,16 @@ mod observed {
                 applied_index: 9,
                 zxid: Zxid(9),
                 voters: &self.voters,
+                members: &self.members,
+                core_members: &self.core_members,
                 entries: &self.entries,
                 writes: &self.writes,
                 digest: None,
                 owners: &self.owners,
                 sessions: &self.sessions,
+                certain: &self.certain,
+                expired: &self.expired,
+                proposed_to_expire: &self.proposed_to_expire,
                 disks: &disks,
                 queues: QueueDepths::default(),
             };

@@ -26,9 +26,28 @@ const EVENTS_MAX: usize = 32;
 /// What one step of a workload does.
 pub(super) type Script = for<'a> fn(&'a Client) -> Pin<Box<dyn Future<Output = ()> + 'a>>;
 
+/// How long clients take.
+#[derive(Clone, Copy)]
+pub(super) struct Pace {
+    /// The timeouts that their sessions ask for: between these.
+    pub(super) timeout: (Duration, Duration),
+    /// How long they rest between two steps, at most.
+    pub(super) rest: Duration,
+}
+
+impl Default for Pace {
+    fn default() -> Pace {
+        Pace {
+            timeout: (MILLISECOND * 800, MILLISECOND * 4_000),
+            rest: MILLISECOND * 60,
+        }
+    }
+}
+
 /// What outlives a client's session.
 pub(super) struct Person {
     pub(super) number: usize,
+    pace: Pace,
     /// How many steps it takes yet.
     steps: Cell<usize>,
     /// Counts the values that it has made up.
@@ -44,9 +63,10 @@ pub(super) struct Person {
 }
 
 impl Person {
-    pub(super) fn new(number: usize, steps: usize, stop: Rc<Cell<bool>>) -> Rc<Person> {
+    pub(super) fn new(number: usize, steps: usize, pace: Pace, stop: Rc<Cell<bool>>) -> Rc<Person> {
         Rc::new(Person {
             number,
+            pace,
             steps: Cell::new(steps),
             values: Cell::new(0),
             credentials: RefCell::default(),
@@ -108,10 +128,8 @@ impl Client {
         self.person.goes_on() && !self.session.state().is_final()
     }
 
-    pub(super) async fn rest(&self, most_ms: u64) {
-        let pause = self
-            .world
-            .some_time(MILLISECOND, MILLISECOND * most_ms as u32);
+    pub(super) async fn rest(&self, most: Duration) {
+        let pause = self.world.some_time(MILLISECOND, most);
         self.world.sleep(pause).await;
     }
 
@@ -228,7 +246,7 @@ async fn one_life(world: World, person: Rc<Person>, node: u64, script: Script) {
         client.person.steps.set(client.person.steps.get() - 1);
         script(&client).await;
         client.look_at_session();
-        client.rest(60).await;
+        client.rest(client.person.pace.rest).await;
     }
     client.look_at_session();
     leave(client).await;
@@ -239,7 +257,8 @@ async fn begin(world: World, person: Rc<Person>, node: u64) -> Option<Client> {
     let handle = world.node(node)?;
     let recorder = world.recorder().clone();
     let called: Moment = recorder.now();
-    let timeout = world.some_time(MILLISECOND * 800, MILLISECOND * 4_000);
+    let (least, most) = person.pace.timeout;
+    let timeout = world.some_time(least, most);
     let credentials = person.credentials.borrow().clone();
     let result = match &credentials {
         // An attachment that nobody hears of must not change what is granted.

@@ -56,7 +56,7 @@ async fn hold(client: &Client, which: usize, guard: &LockGuard) {
     }
     let hold = client.recorder.held(person, LOCKS[which], token);
     for _ in 0..1 + client.random(4) {
-        client.rest(200).await;
+        client.rest(Duration::from_millis(200)).await;
         if !guard.is_held() {
             break;
         }

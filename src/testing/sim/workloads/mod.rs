@@ -5,6 +5,7 @@
 //! cluster must serve again and answer everybody within a bounded time. The history is judged by all
 //! [oracles](crate::testing::oracle).
 
+mod absences;
 mod bank;
 mod client;
 mod compare_and_set;
@@ -47,6 +48,9 @@ pub enum Workload {
     Watchers,
     /// Data of some size and almost no log: whoever is away catches up by snapshots.
     Snapshots,
+    /// Nodes are cut off for long, with sessions and watches that may outlive that, and come back by a
+    /// snapshot. Votes are taken from them before, now and then, and given back.
+    Absences,
     /// Nodes join, get a vote, are replaced and removed, while registers are used.
     Membership,
     /// Everything at once.
@@ -55,7 +59,7 @@ pub enum Workload {
 
 impl Workload {
     /// All workloads.
-    pub const ALL: [Workload; 10] = [
+    pub const ALL: [Workload; 11] = [
         Workload::Registers,
         Workload::CompareAndSet,
         Workload::Bank,
@@ -64,6 +68,7 @@ impl Workload {
         Workload::Locks,
         Workload::Watchers,
         Workload::Snapshots,
+        Workload::Absences,
         Workload::Membership,
         Workload::Mixed,
     ];
@@ -79,6 +84,7 @@ impl Workload {
             Workload::Locks => "locks",
             Workload::Watchers => "watchers",
             Workload::Snapshots => "snapshots",
+            Workload::Absences => "absences",
             Workload::Membership => "membership",
             Workload::Mixed => "mixed",
         }
@@ -134,12 +140,19 @@ impl Plan {
         Plan {
             seed,
             workload,
-            faults: Faults::all(),
+            faults: match workload {
+                // Who is away for long meets them all the same.
+                Workload::Absences => Faults::all().every(Duration::from_secs(24)),
+                _ => Faults::all(),
+            },
             nodes: if random.one_in(4) { 5 } else { 3 },
             store,
             clients: 3 + random.index(3),
             steps: 60,
-            faulty: Duration::from_secs(10 + random.below(15)),
+            faulty: Duration::from_secs(match workload {
+                Workload::Absences => 30 + random.below(30),
+                _ => 10 + random.below(15),
+            }),
             trace: TraceDetail::None,
         }
     }

@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use super::super::clock::DRIFT_DIVISOR;
 use super::super::{Faults, Simulation, World};
-use super::client::{Person, Script, live, prepare};
+use super::client::{Pace, Person, Script, live, prepare};
 use super::{
-    Failure, Plan, Report, Workload, bank, compare_and_set, ephemerals, locks, membership, mixed,
-    registers, sequential, snapshots, watchers,
+    Failure, Plan, Report, Workload, absences, bank, compare_and_set, ephemerals, locks,
+    membership, mixed, registers, sequential, snapshots, watchers,
 };
 use crate::node::NodeBuilder;
 use crate::testing::history::{Bounds, PhaseKind, Recorder};
@@ -36,13 +36,21 @@ impl Workload {
             Workload::Locks => locks::step,
             Workload::Watchers => watchers::step,
             Workload::Snapshots => snapshots::step,
+            Workload::Absences => absences::step,
             Workload::Mixed => mixed::step,
+        }
+    }
+
+    fn pace(self) -> Pace {
+        match self {
+            Workload::Absences => absences::PACE,
+            _ => Pace::default(),
         }
     }
 
     fn configure(self) -> fn(NodeBuilder) -> NodeBuilder {
         match self {
-            Workload::Snapshots | Workload::Mixed => snapshots::configure,
+            Workload::Snapshots | Workload::Absences | Workload::Mixed => snapshots::configure,
             _ => |builder| builder,
         }
     }
@@ -122,7 +130,7 @@ impl Plan {
         let recorder = world.recorder().clone();
         set_bounds(&recorder);
         let stop = Rc::new(Cell::new(false));
-        let first = Person::new(1_000, 1, stop.clone());
+        let first = Person::new(1_000, 1, Pace::default(), stop.clone());
         simulation.wait(prepare(world.clone(), first, self.workload.znodes()));
         let sum = bank::BEGINNING * bank::ACCOUNTS.len() as i64;
         recorder.ledger(bank::ACCOUNTS.map(str::to_string), sum);
@@ -130,7 +138,7 @@ impl Plan {
         recorder.phase(PhaseKind::Faulty);
         simulation.set_faults(self.faults.clone());
         let people: Vec<_> = (0..self.clients)
-            .map(|number| Person::new(number, self.steps, stop.clone()))
+            .map(|number| Person::new(number, self.steps, self.workload.pace(), stop.clone()))
             .collect();
         let mut tasks: Vec<_> = people
             .iter()
@@ -139,6 +147,9 @@ impl Plan {
         if self.workload.changes_members() {
             let operator = membership::operate(world.clone(), self.nodes, stop.clone());
             tasks.push(world.spawn(operator));
+        }
+        if self.workload == Workload::Absences {
+            tasks.push(world.spawn(absences::operate(world.clone(), stop.clone())));
         }
         simulation.run_for(self.faulty);
 
@@ -150,7 +161,7 @@ impl Plan {
         simulation.run_until(RECOVERY, |_| {
             tasks[..self.clients].iter().all(|task| task.is_finished())
         });
-        let probe = Person::new(1_001, 1, Rc::new(Cell::new(false)));
+        let probe = Person::new(1_001, 1, Pace::default(), Rc::new(Cell::new(false)));
         let served = world.spawn(live(world.clone(), probe, registers::write));
         simulation.run_until(RECOVERY, |_| served.is_finished());
         let everything = |world: &World| {
