@@ -240,9 +240,8 @@ fn a_participant_becomes_an_observer_and_all_that_is_asked_for_is_one_step() {
     // There were those voters, and then these.
     let mut seen: Vec<Vec<NodeId>> = Vec::new();
     while seen.last() != Some(&voters) {
-        if let Some(NodeEvent::MembershipChanged { members }) =
-            events.next_timeout(PATIENCE).unwrap()
-        {
+        let event = events.next_timeout(PATIENCE).unwrap().expect("it goes on");
+        if let NodeEvent::MembershipChanged { members } = event {
             seen.push(members.voters);
         }
     }

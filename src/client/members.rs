@@ -71,7 +71,8 @@ impl Node {
     ///
     /// # Errors
     /// As [`Node::promote`], [`Node::demote`] and [`Node::remove`]; [`Error::BadArguments`](crate::Error) also
-    /// where nobody is named, somebody twice, more than 64, or no present voter stays.
+    /// where nobody is named, somebody twice, or more than 64;
+    /// [`Error::OutcomeUnknown`](crate::Error) where others have changed the same nodes while it was asked again.
     pub fn reconfigure(&self, change: Reconfiguration) -> Pending<Members> {
         self.ask(MembershipRequest::Reconfigure(change))
     }

@@ -69,7 +69,7 @@ pub struct PeerProgress {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum MembershipChange {
-    /// Adds a node that gets the log but doesn't vote.
+    /// Adds a node that gets the log but doesn't vote, or takes a voter's vote.
     AddLearner(NodeId),
     /// Makes a node a voter, whether it was a learner or is new.
     AddVoter(NodeId),
@@ -185,6 +185,8 @@ pub struct Ready {
 /// # What you guarantee
 /// - A vote or an acknowledgement leaves only after the write it speaks of was reported persisted.
 /// - An entry is given out as committed only when a quorum holds it durably.
+/// - A core that isn't in its own configuration, since it joins and has nothing yet, votes for nobody and
+///   confirms no barrier: others may take it for a former member of its id, whose promises it doesn't know.
 /// - Same calls, same answers.
 ///
 /// # Errors

@@ -520,3 +520,24 @@ fn spawn(
         .spawn(move || span.in_scope(body))
         .map_err(|error| invalid(format!("no thread is to be had: {error}")))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_joining_node_was_told_lasts_in_its_storage() {
+        let storage = storage::Memory::new();
+        let node = NodeId::new(4).unwrap();
+        let welcome = Welcome {
+            cluster: ClusterId(7),
+            as_of: 9,
+        };
+        bind_joined(&storage, welcome, node, &[]).unwrap();
+        let (meta, restored) = read_snapshot(&storage).unwrap();
+        assert_eq!((meta.index, meta.term), (1, 2));
+        assert_eq!(restored.joined_as_of(), 9);
+        let identity = storage.recover().unwrap().identity.unwrap();
+        assert_eq!((identity.cluster, identity.node), (ClusterId(7), node));
+    }
+}

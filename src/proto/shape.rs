@@ -135,12 +135,17 @@ static META: Shape = Shape {
     texts: &[],
 };
 static CHUNK: Shape = nested(7, &[(2, &META)]);
-static ACK: Shape = plain(4);
-static MEMBERSHIP: Shape = plain(5);
+static ACK: Shape = plain(5);
+static MEMBERSHIP: Shape = Shape {
+    fields: 8,
+    messages: &[],
+    lists: &[6, 7, 8],
+    texts: &[],
+};
 static MEMBERSHIP_REPLY: Shape = nested(7, &[(7, &META)]);
 static NOT_MEMBER: Shape = plain(1);
 static JOIN: Shape = plain(3);
-static JOIN_REPLY: Shape = plain(4);
+static JOIN_REPLY: Shape = plain(5);
 static INQUIRY: Shape = plain(0);
 static PEER: Shape = nested(
     15,
@@ -173,7 +178,7 @@ static SETTINGS: Shape = Shape {
     lists: &[],
     texts: &[10],
 };
-static HEADER: Shape = nested(6, &[(5, &SETTINGS)]);
+static HEADER: Shape = nested(7, &[(5, &SETTINGS)]);
 static SESSION: Shape = Shape {
     fields: 8,
     messages: &[(7, &AUTH_ID)],

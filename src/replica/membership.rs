@@ -11,17 +11,14 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::barriers::Asker;
 use super::membership_message::{
-    Join, JoinOutcome, JoinReply, MembershipAsk, MembershipReply, MembershipRequest,
-    Reconfiguration, Welcome,
+    MembershipAsk, MembershipReply, MembershipRequest, Reconfiguration,
 };
 use super::{Answer, Failure, NodeEvent, Output, PeerMessage, Replica, Ticket};
 use crate::consensus::{MembershipChange, PeerProgress, ProposeError};
 use crate::error::Error;
 use crate::ids::NodeId;
 use crate::storage::Configuration;
-use crate::transport::Lane;
 
 /// The most requests of this node's operators that may wait.
 const ASKED_MAX: usize = 64;
@@ -33,6 +30,8 @@ pub(super) struct Membership {
     has_unsent: bool,
     /// The leader's one change, or transfer of leadership, under way.
     underway: Option<Underway>,
+    /// Learners that have asked to join, by which question, and the entry that was proposed for that.
+    pub(super) marks: BTreeMap<NodeId, (u64, u64)>,
     /// When each member was last heard from.
     heard: BTreeMap<NodeId, Duration>,
     /// When this node, should it hear nothing until then, asks whether it is a member still.
@@ -78,6 +77,7 @@ impl Membership {
             next_id: u64::from(boot_nonce) << 32,
             has_unsent: false,
             underway: None,
+            marks: BTreeMap::new(),
             heard: BTreeMap::new(),
             inquire_at: Duration::ZERO,
             removed: false,
@@ -110,6 +110,11 @@ impl Replica {
         let node = self.options.id;
         if !self.is_member() {
             return self.answer(ticket, Answer::Failed(Error::NotAMember { node }));
+        }
+        if let MembershipRequest::Reconfigure(change) = &request
+            && let Err(reason) = change.check()
+        {
+            return self.answer(ticket, Answer::Failed(Error::BadArguments { reason }));
         }
         let limit = ASKED_MAX;
         if self.membership.asked.len() >= limit {
@@ -210,7 +215,8 @@ impl Replica {
     pub(super) fn end_membership(&mut self, stopped: &Error) {
         let me = self.options.id;
         for (_, asked) in std::mem::take(&mut self.membership.asked) {
-            let answer = if asked.request.removes(me) && self.membership.removed {
+            let done = asked.request.removes(me) && self.membership.removed;
+            let answer = if done && self.is_so(&asked.request) {
                 Answer::Members(self.configuration.clone())
             } else if asked.ever_sent {
                 Answer::Failed(Error::OutcomeUnknown {
@@ -250,6 +256,11 @@ impl Replica {
             Plan::Refuse(error) => self.reply_membership(from, ask.id, Err(error)),
             Plan::Change(changes) => self.propose_change(from, ask, &changes),
             Plan::HandOver(candidates) => {
+                // Two who are to lose their votes could hand over to each other for ever: so another's wish
+                // comes first, when it is asked again.
+                if self.led_for() < self.silence_max() {
+                    return;
+                }
                 if let Some(to) = self.successor(&candidates) {
                     // Whoever leads next is asked again.
                     let _ = self.core.transfer_leadership(to.node);
@@ -359,41 +370,40 @@ impl Replica {
         }
     }
 
+    /// Whether what is asked for is so, as of the applied index: for a request that was to remove this node
+    /// it is all that can be known.
+    fn is_so(&self, request: &MembershipRequest) -> bool {
+        match request {
+            MembershipRequest::Replace { new, .. } => self.configuration.voters.contains(new),
+            MembershipRequest::Reconfigure(change) => change.is_so(&self.configuration),
+            _ => true,
+        }
+    }
+
     /// What is to be done so that all of `change` is so, in one step.
     fn plan_change(&self, change: &Reconfiguration, repeated: bool) -> Plan {
+        let members = &self.configuration;
+        // An earlier leader may have done it, and then all of it.
+        if repeated && change.is_so(members) {
+            return Plan::Done;
+        }
+        if let Some(error) = change.contradicts(members) {
+            return Plan::Refuse(if repeated && change.is_partly_so(members) {
+                // It was done, and others have changed members since; or they did a part of it.
+                let reason = "a part of the change is so, as others may have made it";
+                Error::OutcomeUnknown { reason }
+            } else {
+                error
+            });
+        }
         let Reconfiguration {
             promoted,
             demoted,
             removed,
         } = change;
-        let members = &self.configuration;
-        let votes = |node: &NodeId| members.voters.contains(node);
-        let learns = |node: &NodeId| members.learners.contains(node);
-        let is_gone = |node: &NodeId| !members.is_member(*node);
-        // An earlier leader may have done it, and then all of it.
-        let is_so = || {
-            promoted.iter().all(votes) && demoted.iter().all(learns) && removed.iter().all(is_gone)
-        };
-        if repeated && is_so() {
-            return Plan::Done;
-        }
-        let refuse = |reason: String| Plan::Refuse(Error::BadArguments { reason });
-        if let Some(node) = promoted.iter().find(|node| votes(node)) {
-            return refuse(format!("node {node} is a voter already"));
-        }
-        if let Some(node) = demoted.iter().find(|node| learns(node)) {
-            return refuse(format!("node {node} is a learner already"));
-        }
-        if let Some(&node) = demoted.iter().chain(removed).find(|node| is_gone(node)) {
-            return Plan::Refuse(Error::NotAMember { node });
-        }
         let leaves = |node: &NodeId| demoted.contains(node) || removed.contains(node);
-        let staying: Vec<NodeId> = members
-            .voters
-            .iter()
-            .copied()
-            .filter(|n| !leaves(n))
-            .collect();
+        let voters = members.voters.iter().copied();
+        let staying: Vec<NodeId> = voters.filter(|node| !leaves(node)).collect();
         let leaving = members.voters.iter().find(|node| leaves(node));
         if let Some(&node) = leaving.filter(|_| staying.is_empty() && promoted.is_empty()) {
             return Plan::Refuse(Error::LastVoter { node });
@@ -410,13 +420,9 @@ impl Replica {
         {
             return Plan::Refuse(error);
         }
-        if leaves(&self.options.id) {
-            // Whoever stays carries it out.
-            return if staying.is_empty() {
-                refuse("no voter stays to carry it out: promote the others first".to_owned())
-            } else {
-                Plan::HandOver(staying)
-            };
+        // Whoever stays carries it out. Where nobody does, this leader leads until both majorities have it.
+        if leaves(&self.options.id) && !staying.is_empty() {
+            return Plan::HandOver(staying);
         }
         let removed = removed.iter().copied().map(MembershipChange::Remove);
         let demoted = demoted.iter().copied().map(MembershipChange::AddLearner);
@@ -463,7 +469,7 @@ impl Replica {
     }
 
     /// Whether a member is not known to have a single entry.
-    fn has_nothing(&self, node: NodeId) -> bool {
+    pub(super) fn has_nothing(&self, node: NodeId) -> bool {
         let progress = self.core.progress();
         let found = progress.iter().find(|progress| progress.node == node);
         found.is_none_or(|found| found.matched == 0)
@@ -481,6 +487,17 @@ impl Replica {
         let heard = self.membership.heard.get(&node);
         let patience = self.silence_max();
         heard.is_none_or(|&at| self.now.monotonic.saturating_sub(at) > patience)
+    }
+
+    /// Whether this leader has led for long enough to have heard from a member that runs, and hasn't. One that
+    /// has just begun has yet to hear from those whose votes it didn't need.
+    pub(super) fn would_have_heard(&self, node: NodeId) -> bool {
+        self.is_silent(node) && self.led_for() > self.silence_max()
+    }
+
+    /// For how long this leader has led.
+    fn led_for(&self) -> Duration {
+        self.now.monotonic.saturating_sub(self.leadership.began_at)
     }
 
     fn silence_max(&self) -> Duration {
@@ -520,6 +537,7 @@ impl Replica {
     /// Our term is over: whoever leads next is asked again.
     pub(super) fn forget_underway(&mut self) {
         self.membership.underway = None;
+        self.membership.marks.clear();
     }
 
     /// Somebody was heard from.
@@ -613,79 +631,5 @@ impl Replica {
             self.membership.removed = true;
             self.leave_if_removed();
         }
-    }
-
-    // ---- Joining ---------------------------------------------------------------------------------------
-
-    /// Somebody would join. Only a leader that still leads knows for certain who is a member, so it is
-    /// asked by whoever was; the answer comes back the same way, for the leader may not know the
-    /// newcomer's address.
-    pub(super) fn on_join(&mut self, from: NodeId, join: Join) {
-        if self.leads() {
-            let asker = Asker::Join { via: from, join };
-            self.leadership.barriers.push(asker);
-        } else if let Some(leader) = self.status.leader
-            && from == join.node
-        {
-            self.send(leader, PeerMessage::Join(join));
-        }
-    }
-
-    /// A quorum has confirmed that we lead. `index` was committed by then.
-    pub(super) fn answer_join(&mut self, via: NodeId, join: &Join, index: u64) {
-        if self.applied_index < index {
-            // It asks again.
-            return;
-        }
-        let welcome = JoinOutcome::Welcome(Welcome {
-            cluster: self.options.cluster,
-            as_of: self.applied_index,
-        });
-        let outcome = if join.name != self.options.cluster_name {
-            JoinOutcome::OtherName
-        } else if !self.configuration.is_member(join.node) {
-            welcome
-        } else if !self.is_awaited(join.node) {
-            JoinOutcome::Member
-        } else if self.would_have_heard(join.node) {
-            welcome
-        } else {
-            return;
-        };
-        let reply = JoinReply {
-            nonce: join.nonce,
-            node: join.node,
-            outcome,
-        };
-        self.pass_join_reply(via, reply);
-    }
-
-    /// Whether a learner was added that may have yet to come: as far as this leader knows it has nothing,
-    /// and so has acknowledged nothing, and voted for nobody.
-    fn is_awaited(&self, node: NodeId) -> bool {
-        self.configuration.learners.contains(&node) && self.has_nothing(node)
-    }
-
-    /// Whether this leader has led for long enough to have heard from a member that runs, and hasn't. One that
-    /// has just begun has yet to hear from those whose votes it didn't need.
-    fn would_have_heard(&self, node: NodeId) -> bool {
-        let led_for = self.now.monotonic.saturating_sub(self.leadership.began_at);
-        self.is_silent(node) && led_for > self.silence_max()
-    }
-
-    pub(super) fn on_join_reply(&mut self, reply: JoinReply) {
-        if reply.node != self.options.id {
-            self.pass_join_reply(reply.node, reply);
-        }
-    }
-
-    fn pass_join_reply(&mut self, to: NodeId, reply: JoinReply) {
-        let payload = PeerMessage::JoinReply(reply).encode(self.options.rules_max);
-        self.outputs.push_back(if to == reply.node {
-            Output::Welcome { to, payload }
-        } else {
-            let lane = Lane::Urgent;
-            Output::Send { to, lane, payload }
-        });
     }
 }

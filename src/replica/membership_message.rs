@@ -55,7 +55,68 @@ impl Reconfiguration {
 
     /// Whether it names nobody.
     pub fn is_empty(&self) -> bool {
-        self.promoted.is_empty() && self.demoted.is_empty() && self.removed.is_empty()
+        self.named().next().is_none()
+    }
+
+    fn named(&self) -> impl Iterator<Item = NodeId> + '_ {
+        let lists = [&self.promoted, &self.demoted, &self.removed];
+        lists.into_iter().flatten().copied()
+    }
+
+    /// Whether it is a change at all, whoever the members are; else why not.
+    pub(super) fn check(&self) -> Result<(), String> {
+        let mut named: Vec<NodeId> = self.named().take(RECONFIGURATION_MAX + 1).collect();
+        if named.is_empty() || named.len() > RECONFIGURATION_MAX {
+            return Err(format!(
+                "a change names 1 to {RECONFIGURATION_MAX} nodes, not {}",
+                self.named().count()
+            ));
+        }
+        named.sort_unstable();
+        match named.windows(2).find(|pair| pair[0] == pair[1]) {
+            Some(twice) => Err(format!("node {} is named twice", twice[0])),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether each part of it is so already.
+    fn parts<'a>(&'a self, members: &'a Configuration) -> impl Iterator<Item = bool> + 'a {
+        let promoted = self
+            .promoted
+            .iter()
+            .map(|node| members.voters.contains(node));
+        let demoted = self
+            .demoted
+            .iter()
+            .map(|node| members.learners.contains(node));
+        let removed = self.removed.iter().map(|node| !members.is_member(*node));
+        promoted.chain(demoted).chain(removed)
+    }
+
+    pub(super) fn is_so(&self, members: &Configuration) -> bool {
+        self.parts(members).all(|is_so| is_so)
+    }
+
+    pub(super) fn is_partly_so(&self, members: &Configuration) -> bool {
+        self.parts(members).any(|is_so| is_so)
+    }
+
+    /// What can't be done, as it is so already or its node is no member.
+    pub(super) fn contradicts(&self, members: &Configuration) -> Option<Error> {
+        let already = |node: &NodeId, what: &str| Error::BadArguments {
+            reason: format!("node {node} is a {what} already"),
+        };
+        let mut promoted = self.promoted.iter();
+        if let Some(node) = promoted.find(|node| members.voters.contains(node)) {
+            return Some(already(node, "voter"));
+        }
+        let mut demoted = self.demoted.iter();
+        if let Some(node) = demoted.find(|node| members.learners.contains(node)) {
+            return Some(already(node, "learner"));
+        }
+        let mut needed = self.named();
+        let stranger = needed.find(|node| !members.is_member(*node))?;
+        Some(Error::NotAMember { node: stranger })
     }
 }
 
@@ -244,6 +305,7 @@ impl MembershipReply {
             Err(Error::LastVoter { node }) => refuse(4, node),
             Err(Error::MemberSilent { node }) => refuse(5, node),
             Err(Error::TransferFailed { to }) => refuse(6, to),
+            Err(Error::OutcomeUnknown { .. }) => record.outcome = 8,
             Err(error) => {
                 record.outcome = 7;
                 record.reason = match error {
@@ -273,6 +335,9 @@ impl MembershipReply {
             6 => Some(Error::TransferFailed { to: node()? }),
             7 => Some(Error::BadArguments {
                 reason: record.take_reason(),
+            }),
+            8 => Some(Error::OutcomeUnknown {
+                reason: "a part of the change is so, as others may have made it",
             }),
             other => {
                 return Err(RecordError::new(format!(

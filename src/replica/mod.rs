@@ -14,6 +14,7 @@ mod apply;
 mod barriers;
 mod disk;
 mod inputs;
+mod joining;
 mod leader;
 mod liveness;
 mod membership;

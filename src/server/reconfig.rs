@@ -279,7 +279,9 @@ impl ChangeUnderWay<'_> {
             added.push(id);
         }
         let changed = changed.and_then(|()| self.reconfigure(&target.change(status)));
-        if changed.is_err() {
+        if let Err(error) = &changed
+            && !error.outcome_unknown()
+        {
             for id in added {
                 // What was begun is taken back. Where that fails, too, the znode will say so.
                 let _ = within(node.remove(id), STEP_PATIENCE);
@@ -290,17 +292,23 @@ impl ChangeUnderWay<'_> {
 
     /// Changes who votes, as soon as the learners have caught up.
     fn reconfigure(&self, change: &Reconfiguration) -> Result<()> {
-        let node = &self.shared.node;
         let deadline = Instant::now() + self.shared.settings.reconfig_patience;
+        let is_over = || Instant::now() >= deadline || self.shared.stopping();
         while !change.is_empty() {
-            match within(node.reconfigure(change.clone()), STEP_PATIENCE) {
+            let mut asked = self.shared.node.reconfigure(change.clone());
+            // Asked once it may happen, however late: it isn't asked for anew meanwhile.
+            let answer = loop {
+                match asked.wait_timeout(STEP_PATIENCE) {
+                    Err(Error::Timeout) if !is_over() => {}
+                    answer => break answer,
+                }
+            };
+            match answer {
                 Err(
                     Error::LearnerBehind { .. }
                     | Error::MemberSilent { .. }
                     | Error::ReconfigInProgress,
-                ) if Instant::now() < deadline && !self.shared.stopping() => {
-                    std::thread::sleep(CATCH_UP_INTERVAL);
-                }
+                ) if !is_over() => std::thread::sleep(CATCH_UP_INTERVAL),
                 answer => return answer.map(drop),
             }
         }

@@ -197,6 +197,20 @@ impl Recorder {
         });
     }
 
+    /// A node's process has ended, and with it all sessions' handles in it, whether or not their clients have
+    /// noticed.
+    pub fn node_ended(&self, node: NodeId) {
+        self.moment(|recording, now| {
+            for attachment in &mut recording.history.attachments {
+                if attachment.node == node {
+                    attachment
+                        .ended
+                        .get_or_insert((now, AttachmentEnd::Crashed));
+                }
+            }
+        });
+    }
+
     /// A replica has applied the end of a session, by a close or by its expiry. The first report
     /// counts.
     pub fn session_ended(&self, session: SessionId, zxid: Option<Zxid>) {

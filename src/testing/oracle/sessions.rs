@@ -154,7 +154,10 @@ fn not_immortal(history: &History, attachment: &Attachment) -> Result<(), Violat
     let (Some(healed), Some((ended, how))) = (history.healed(), attachment.ended) else {
         return Ok(());
     };
-    if !history.recorded.session_ends || how == AttachmentEnd::Reattached {
+    // It may live on elsewhere.
+    let attached_again =
+        attachments(history, attachment.session).any(|later| later.id.0 > attachment.id.0);
+    if !history.recorded.session_ends || how == AttachmentEnd::Reattached || attached_again {
         return Ok(());
     }
     let drift = attachment.timeout - least(history, attachment.timeout);

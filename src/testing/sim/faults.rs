@@ -178,7 +178,7 @@ impl Faults {
         self
     }
 
-    /// As long as with those others.
+    /// As often as those others.
     pub fn as_often_as(self, others: &Faults) -> Faults {
         self.every(others.pause)
     }

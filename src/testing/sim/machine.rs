@@ -39,6 +39,8 @@ pub(super) struct Machine {
     pub(super) boots: u32,
     /// It wasn't among the first voters, or its disk was wiped: on an empty disk it joins.
     pub(super) joins: bool,
+    /// The entry as of which its node was no member, as it was told when it joined.
+    pub(super) joined_as_of: Option<u64>,
     /// Until when its disk is slow.
     pub(super) slow_until: Duration,
     /// Until when its process stands still.
@@ -296,6 +298,9 @@ impl Machine {
                 let bound = bind_joined(&*joining.storage, welcome, joining.join.node, &peers);
                 wire.endpoint(self.id).stop();
                 self.process = Process::Down;
+                if bound.is_ok() {
+                    self.joined_as_of = Some(welcome.as_of);
+                }
                 return Ok(bound.is_ok());
             }
         }

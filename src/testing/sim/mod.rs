@@ -444,6 +444,7 @@ impl Simulation {
             process: Process::Down,
             boots,
             joins: joins == JoinsLater::Yes,
+            joined_as_of: None,
             slow_until: Duration::ZERO,
             paused_until: None,
         };

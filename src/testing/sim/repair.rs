@@ -30,8 +30,15 @@ pub(super) async fn repair(
     if membership == Membership::Member {
         change(&world, MemberChange::Remove(id)).await;
     }
-    join(&world, id).await;
-    change(&world, MemberChange::Promote(id)).await;
+    loop {
+        join(&world, id).await;
+        change(&world, MemberChange::Promote(id)).await;
+        if !world.is_removed(id) {
+            break;
+        }
+        // A request to remove it that was repeated came after it was added again.
+        change(&world, MemberChange::Remove(id)).await;
+    }
     settle(&world).await;
     drop(lock);
 }

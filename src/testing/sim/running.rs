@@ -336,6 +336,8 @@ impl Simulation {
         let up = machine.up().is_some();
         if up {
             self.executor.drop_tasks_of(id);
+            let node = super::wire::node_id(id);
+            self.world.recorder().node_ended(node);
         }
         machine.end(&self.wire, steps, then);
         // What it had sent is on its way.
@@ -517,6 +519,7 @@ impl Simulation {
             node: id,
             boot,
             clock,
+            joined_as_of: machine.joined_as_of,
             stall: replica.stall(),
             role: status.role,
             term: status.term,

@@ -14,6 +14,7 @@ mod ephemerals_of_live_sessions;
 mod exactly_once;
 mod leader_completeness;
 mod log_matching;
+mod no_former_life;
 mod one_holder;
 mod one_membership;
 mod stalled_leaders_expire_nobody;
@@ -38,6 +39,8 @@ pub(super) struct Turn<'a> {
     pub(super) boot: u32,
     /// By its own monotonic clock.
     pub(super) clock: Duration,
+    /// The entry as of which it was no member yet, where it has joined.
+    pub(super) joined_as_of: Option<u64>,
     /// The longest time between two turns that is no stall.
     pub(super) stall: Duration,
     pub(super) role: Role,
@@ -84,6 +87,7 @@ pub(super) struct Invariants {
     exactly_once: exactly_once::ExactlyOnce,
     leader_completeness: leader_completeness::LeaderCompleteness,
     log_matching: log_matching::LogMatching,
+    no_former_life: no_former_life::NoFormerLife,
     one_holder: one_holder::OneHolder,
     one_membership: one_membership::OneMembership,
     stalled_leaders: stalled_leaders_expire_nobody::StalledLeadersExpireNobody,
@@ -99,6 +103,7 @@ impl Invariants {
         self.commits_own_term.on_turn(turn)?;
         self.state_machine_safety.on_turn(turn)?;
         self.one_membership.on_turn(turn)?;
+        self.no_former_life.on_turn(turn)?;
         self.durable_before_committed.on_turn(turn)?;
         self.leader_completeness.on_turn(turn)?;
         self.exactly_once.on_turn(turn)?;
@@ -173,6 +178,7 @@ mod observed {
                 node: 1,
                 boot: 1,
                 clock: Duration::from_secs(1),
+                joined_as_of: None,
                 stall: Duration::from_millis(200),
                 role: Role::Follower,
                 term: 1,

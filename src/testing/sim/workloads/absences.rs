@@ -39,10 +39,13 @@ pub(super) async fn operate(world: World, stop: Rc<Cell<bool>>) {
         if observes {
             change(&world, MemberChange::Demote(id)).await;
         }
-        let absence = world.some_time(MILLISECOND * 1_000, MILLISECOND * 16_000);
-        world.cut_off(id, absence);
-        let pause = world.some_time(MILLISECOND * 100, MILLISECOND * 3_000);
-        world.sleep(absence + pause).await;
+        // All may have been healed meanwhile.
+        if !stop.get() {
+            let absence = world.some_time(MILLISECOND * 1_000, MILLISECOND * 16_000);
+            world.cut_off(id, absence);
+            let pause = world.some_time(MILLISECOND * 100, MILLISECOND * 3_000);
+            world.sleep(absence + pause).await;
+        }
         if observes {
             change(&world, MemberChange::Promote(id)).await;
             settle(&world).await;
