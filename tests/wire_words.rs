@@ -14,7 +14,7 @@ use std::sync::Arc;
 use asked::{ask, monitored, word};
 use parking_lot::Mutex;
 use quorate::server::{ZooKeeperServer, ZooKeeperServerBuilder};
-use quorate::{CreateMode, Node, WatchKind};
+use quorate::{CreateMode, Node, Version, WatchKind};
 use support::{Cluster, Within as _, eventually};
 use wire::{Wire, create, read};
 
@@ -297,7 +297,48 @@ fn a_server_tells_what_it_runs_with() {
     assert!(envi.contains("\nos.name="), "{envi}");
     assert_eq!(word(address, "ruok"), "imok");
     assert_eq!(word(address, "isro"), "rw");
-    assert_eq!(word(address, "hash"), "");
+}
+
+#[test]
+fn members_that_have_the_same_tree_have_the_same_digests() {
+    let cluster = Cluster::new(3);
+    let servers: Vec<ZooKeeperServer> = (1..=3)
+        .map(|id| {
+            let builder = ZooKeeperServer::builder(cluster.node(id)).listen("127.0.0.1:0");
+            builder.four_letter_words(["hash"]).start().unwrap()
+        })
+        .collect();
+    let session = cluster.session(1);
+    for name in ["/a", "/b", "/c"] {
+        let create = session.create(name, "1", CreateMode::Persistent);
+        create.within().unwrap();
+    }
+    for number in 0..300 {
+        session
+            .set("/a", number.to_string(), Version::ANY)
+            .within()
+            .unwrap();
+    }
+    cluster.level();
+    let words: Vec<String> = servers
+        .iter()
+        .map(|server| word(server.address(), "hash"))
+        .collect();
+    assert!(words.iter().all(|text| *text == words[0]), "{words:?}");
+    // As ZooKeeper 3.8 says it: the write's zxid, and a number.
+    let parsed: Vec<(u64, i64)> = words[0]
+        .lines()
+        .map(|line| {
+            let (zxid, digest) = line.split_once(": ").unwrap();
+            (
+                u64::from_str_radix(zxid, 16).unwrap(),
+                digest.parse().unwrap(),
+            )
+        })
+        .collect();
+    let zxids: Vec<u64> = parsed.iter().map(|(zxid, _)| *zxid).collect();
+    assert_eq!(zxids, [128, 256]);
+    assert_ne!(parsed[0].1, parsed[1].1);
 }
 
 #[test]

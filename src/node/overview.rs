@@ -4,7 +4,7 @@
 //! but the list of watches holds it off while it is copied.
 
 use super::{NodeHandle, WatchKind};
-use crate::ids::{NodeId, SessionId};
+use crate::ids::{NodeId, SessionId, Zxid};
 use crate::path::ZnodePath;
 
 /// A session of the cluster, as a node knows it.
@@ -53,6 +53,14 @@ impl NodeHandle {
     /// How many ephemerals the cluster has.
     pub fn ephemerals_count(&self) -> usize {
         self.shared().reader().ephemerals().len()
+    }
+
+    /// Digests of the tree as of every 128th write that this node has applied since it was started, the last
+    /// 1,024 of them, the oldest first. Nodes that have the same tree have the same digest as of the same
+    /// write; other ones say that replicas have come to differ. They are about paths, data and stats, not about
+    /// sessions, nor about which ACLs znodes have. A node that has caught up by a snapshot lacks what that has skipped.
+    pub fn digests(&self) -> Vec<(Zxid, u64)> {
+        self.shared().reader().digests()
     }
 
     /// All watches that are set at this node, sorted by session and path.

@@ -39,6 +39,8 @@ impl State {
         if let Applied::Now { zxid, .. } = applied {
             self.zxid = zxid;
             self.time_ms = time_ms;
+            let tree = &self.znodes.tree;
+            self.digests.applied(zxid, || tree.digest());
         }
         applied
     }

@@ -11,6 +11,7 @@ use crate::path::ZnodePath;
 use crate::proto::Rules;
 use crate::state::State;
 use crate::state::acl_table::{AclTable, OPEN_ACL};
+use crate::state::digest_log::DigestLog;
 use crate::state::reader::{Facts, Published};
 use crate::state::sessions::Sessions;
 use crate::state::settings::Settings;
@@ -68,6 +69,7 @@ impl State {
             rules,
             sessions,
             znodes,
+            digests: Arc::new(DigestLog::default()),
             facts,
             tree_number: 0,
             cell: Arc::new(ArcSwap::from_pointee(published)),

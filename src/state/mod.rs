@@ -13,6 +13,7 @@ mod attach;
 mod authorize;
 mod create;
 mod delete;
+mod digest_log;
 mod genesis;
 #[cfg(any(test, feature = "testing"))]
 mod invariants;
@@ -56,6 +57,7 @@ pub(crate) use sessions::Session;
 pub(crate) use settings::Settings;
 pub(crate) use snapshot::{Chunks, Frozen, Restore, RestoreError, RestoredState, ZXID_MAX};
 
+use digest_log::DigestLog;
 use reader::{Facts, Published};
 use sessions::Sessions;
 use znodes::Znodes;
@@ -75,6 +77,7 @@ pub(crate) struct State {
     rules: Rules,
     sessions: Sessions,
     znodes: Znodes,
+    digests: Arc<DigestLog>,
     /// What was published last, or what the state was made of.
     facts: Arc<Facts>,
     /// Counts the trees that readers of this state have seen.
@@ -123,6 +126,12 @@ impl State {
     /// The bytes of all znodes' paths and data.
     pub(crate) fn data_bytes(&self) -> u64 {
         self.znodes.tree.bytes()
+    }
+
+    /// A number that is the same for equal trees, their ACLs apart.
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) fn tree_digest(&self) -> u64 {
+        self.znodes.tree.digest()
     }
 
     /// The number of sessions.
@@ -206,7 +215,7 @@ impl State {
 
     /// A reader for any thread.
     pub(crate) fn reader(&self) -> Reader {
-        Reader::new(self.cell.clone())
+        Reader::new(self.cell.clone(), self.digests.clone())
     }
 
     /// Shows all writes so far to the readers, at once.

@@ -13,6 +13,7 @@ use crate::error::{Error, Result};
 use crate::ids::{NodeId, SessionId, Zxid};
 use crate::op::{EventAcl, ReadOp};
 use crate::state::acl_table::{AclIndex, AclLists, OPEN_ACL};
+use crate::state::digest_log::DigestLog;
 use crate::state::read::{ReadResult, Source, children_of, data_of, descendants, missing};
 use crate::state::sessions::PublishedSessions;
 use crate::state::tree::{TreeReader, View, Znode};
@@ -51,11 +52,17 @@ impl Published {
 #[derive(Clone)]
 pub(crate) struct Reader {
     cell: Arc<ArcSwap<Published>>,
+    digests: Arc<DigestLog>,
 }
 
 impl Reader {
-    pub(super) fn new(cell: Arc<ArcSwap<Published>>) -> Reader {
-        Reader { cell }
+    pub(super) fn new(cell: Arc<ArcSwap<Published>>, digests: Arc<DigestLog>) -> Reader {
+        Reader { cell, digests }
+    }
+
+    /// Digests of the tree as of every 128th write, at most 1,024, the oldest first.
+    pub(crate) fn digests(&self) -> Vec<(Zxid, u64)> {
+        self.digests.all()
     }
 
     /// The last write that is published.

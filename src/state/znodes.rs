@@ -228,9 +228,8 @@ impl Znodes {
         let data: Arc<[u8]> = data.into();
         let bytes = data.len() as i64 - data_length as i64;
         let mut before = None;
-        let znode = self.tree.update(path, zxid, |znode| {
+        let znode = self.tree.set_data(path, zxid, data, |znode| {
             before = Due::of(znode);
-            znode.data = data;
             znode.version = next_version(znode.version);
             znode.mzxid = zxid;
             znode.mtime_ms = time_ms;
@@ -424,9 +423,8 @@ impl Znodes {
         let stats_path = quota::stats_path(quota_path);
         if self.tree.contains(&stats_path) {
             let stats = usage.to_stats();
-            self.tree.update(&stats_path, zxid, |znode| {
-                znode.data = stats.into_bytes().into()
-            });
+            let stats = stats.into_bytes().into();
+            self.tree.set_data(&stats_path, zxid, stats, |_| {});
         }
     }
 

@@ -41,6 +41,9 @@ const COMMANDS: [&[&str]; 22] = [
     &["zabstate"],
 ];
 
+/// How digests are calculated: a number of our own, since ZooKeeper's are others.
+const DIGEST_VERSION: u32 = 1;
+
 /// Those that are answered by a server that serves nobody.
 const ALWAYS: [&str; 6] = [
     "environment",
@@ -137,7 +140,16 @@ fn answer(
         "get_trace_mask" => json!({ "tracemask": shared.trace_mask.load(Relaxed) }),
         "set_trace_mask" => set_trace_mask(request, shared)?,
         // There is no history of digests.
-        "hash" => json!({ "digests": [] }),
+        "hash" => {
+            let digests = shared.node.digests().into_iter();
+            let digests: Vec<Value> = digests
+                .map(|(zxid, digest)| {
+                    let digest = digest as i64;
+                    json!({ "zxid": zxid.0, "digestVersion": DIGEST_VERSION, "digest": digest })
+                })
+                .collect();
+            json!({ "digests": digests })
+        }
         "is_read_only" => json!({ "read_only": shared.is_read_only() }),
         "leader" => leader(status, shared),
         "monitor" => monitor(status, shared),

@@ -59,6 +59,15 @@ fn connections(shared: &Shared) -> String {
     text
 }
 
+/// `hash`: a digest of the tree as of every 128th write, as a signed number.
+pub(super) fn digests(shared: &Shared) -> String {
+    let mut text = String::new();
+    for (zxid, digest) in shared.node.digests() {
+        let _ = writeln!(text, "{:x}: {}", zxid.0, digest as i64);
+    }
+    text
+}
+
 /// `wchs`.
 pub(super) fn watches_summary(shared: &Shared) -> String {
     let (sessions, paths, total) = summary(&data_watches(shared));

@@ -153,8 +153,7 @@ fn say(word: &str, argument: &[u8], shared: &Shared) -> String {
             .map(|metric| format!("zk_{}\t{}\n", metric.name, metric.value))
             .collect(),
         "conf" => configuration(&status, shared),
-        // As ZooKeeper without digests: it has no history of them.
-        "hash" => String::new(),
+        "hash" => lists::digests(shared),
         "dump" => lists::dump(shared),
         "wchs" => lists::watches_summary(shared),
         "wchc" => lists::watches_by_session(shared),

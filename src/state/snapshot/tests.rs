@@ -179,6 +179,7 @@ fn a_restored_state_is_the_same_and_gives_the_same_bytes() {
     let mut restored = restore(&bytes).unwrap();
     restored.check_invariants().unwrap();
     assert_eq!(restored.digest(), writer.state.digest());
+    assert_eq!(restored.tree_digest(), writer.state.tree_digest());
     assert_eq!(restored.settings(), writer.state.settings());
     assert!(
         restored

@@ -7,6 +7,7 @@ use foldhash::fast::FixedState;
 use hashbrown::HashMap;
 
 use super::children::ChildNames;
+use super::digest;
 use super::table::Table;
 use super::znode::Znode;
 use crate::ids::Zxid;
@@ -22,6 +23,7 @@ pub(crate) struct TreeBuilder {
     latest: Zxid,
     /// The bytes of their paths and data.
     bytes: u64,
+    digest: u64,
 }
 
 /// A whole tree, not yet anybody's: for [`super::Tree::replace`].
@@ -29,6 +31,7 @@ pub(crate) struct TreeContent {
     pub(super) table: Table,
     pub(super) len: usize,
     pub(super) bytes: u64,
+    pub(super) digest: u64,
     pub(super) zxid: Zxid,
 }
 
@@ -54,6 +57,7 @@ impl TreeBuilder {
             flaw: None,
             latest: Zxid(0),
             bytes: 0,
+            digest: 0,
         }
     }
 
@@ -63,6 +67,7 @@ impl TreeBuilder {
         let path = znode.path.clone();
         self.latest = self.latest.max(znode.changed);
         self.bytes += znode.bytes();
+        self.digest = self.digest.wrapping_add(digest::of(&znode));
         if self.table.insert(znode).is_some() {
             self.flaw
                 .get_or_insert(BuildError::Duplicate { path: path.clone() });
@@ -104,6 +109,7 @@ impl TreeBuilder {
         Ok(TreeContent {
             len: self.paths.len(),
             bytes: self.bytes,
+            digest: self.digest,
             table: self.table,
             zxid,
         })

@@ -30,6 +30,7 @@
 
 mod builder;
 mod children;
+mod digest;
 mod frozen;
 mod overlay;
 mod reader;
@@ -65,10 +66,8 @@ pub(crate) struct Tree {
     dirty: Overlay,
     /// How to take the latest of these changes back.
     undo: UndoLog,
-    /// How many znodes there are, the unpublished ones included.
-    len: usize,
-    /// The bytes of their paths and data.
-    bytes: u64,
+    /// Of all znodes, the unpublished ones included.
+    sums: Sums,
     /// The zxid of the last publish.
     published: Zxid,
     /// The zxid of the last change, published or not.
@@ -79,6 +78,17 @@ pub(crate) struct Tree {
     freeze: Freeze,
     /// Where the readers find the current view.
     cell: Arc<Cell>,
+}
+
+/// What is counted of all znodes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Sums {
+    /// How many there are.
+    len: usize,
+    /// The bytes of their paths and data.
+    bytes: u64,
+    /// See [`digest`].
+    digest: u64,
 }
 
 impl Tree {
@@ -103,6 +113,7 @@ impl Tree {
             table,
             len,
             bytes,
+            digest,
             zxid,
         } = content;
         let table = Arc::new(table);
@@ -111,8 +122,7 @@ impl Tree {
             table,
             dirty: Overlay::default(),
             undo: UndoLog::default(),
-            len,
-            bytes,
+            sums: Sums { len, bytes, digest },
             published: zxid,
             changed: zxid,
             sealed: false,
@@ -123,12 +133,18 @@ impl Tree {
 
     /// The number of znodes, the root and the unpublished ones included.
     pub(crate) fn len(&self) -> usize {
-        self.len
+        self.sums.len
     }
 
     /// The bytes of their paths and data.
     pub(crate) fn bytes(&self) -> u64 {
-        self.bytes
+        self.sums.bytes
+    }
+
+    /// A number that is the same for equal trees, their ACLs apart, and another one for others: see the
+    /// module `digest`.
+    pub(crate) fn digest(&self) -> u64 {
+        self.sums.digest
     }
 
     /// The zxid of the last publish.
@@ -181,14 +197,15 @@ impl Tree {
         });
         let hash = path_hash(path.as_str());
         let saved_by = self.undo.save(&mut self.dirty, hash, path.as_str());
-        self.bytes += znode.bytes();
+        self.sums.bytes += znode.bytes();
+        self.sums.digest = self.sums.digest.wrapping_add(digest::of(&znode));
         let state = State::Present(Arc::new(znode));
         self.dirty.set(hash, saved_by, state);
-        self.len += 1;
+        self.sums.len += 1;
     }
 
     /// Changes the znode at `path` as the write `zxid`, which becomes its `changed`. The closure leaves
-    /// the path alone, and `cversion` and `pzxid` to the creates and deletes of children.
+    /// path and data alone, and `cversion` and `pzxid` to the creates and deletes of children.
     ///
     /// # Panics
     /// If there is no znode at `path`.
@@ -196,6 +213,30 @@ impl Tree {
         &mut self,
         path: &str,
         zxid: Zxid,
+        change: impl FnOnce(&mut Znode),
+    ) -> &Znode {
+        self.change(path, zxid, None, change)
+    }
+
+    /// As [`Tree::update`], and gives the znode other data.
+    ///
+    /// # Panics
+    /// As there.
+    pub(crate) fn set_data(
+        &mut self,
+        path: &str,
+        zxid: Zxid,
+        data: Arc<[u8]>,
+        change: impl FnOnce(&mut Znode),
+    ) -> &Znode {
+        self.change(path, zxid, Some(data), change)
+    }
+
+    fn change(
+        &mut self,
+        path: &str,
+        zxid: Zxid,
+        data: Option<Arc<[u8]>>,
         change: impl FnOnce(&mut Znode),
     ) -> &Znode {
         self.begin_write(zxid);
@@ -207,10 +248,18 @@ impl Tree {
                 .cloned(hash, path)
                 .unwrap_or_else(|| panic!("update of {path}, which isn't there"))
         });
-        let before = znode.bytes();
+        let path = digest::of_path(path);
+        let mut digest = self.sums.digest.wrapping_sub(digest::of_stat(path, znode));
+        if let Some(data) = data {
+            self.sums.bytes = self.sums.bytes - znode.data.len() as u64 + data.len() as u64;
+            digest = digest
+                .wrapping_sub(digest::of_data(path, &znode.data))
+                .wrapping_add(digest::of_data(path, &data));
+            znode.data = data;
+        }
         change(znode);
         znode.changed = zxid;
-        self.bytes = self.bytes - before + znode.bytes();
+        self.sums.digest = digest.wrapping_add(digest::of_stat(path, znode));
         znode
     }
 
@@ -234,19 +283,20 @@ impl Tree {
         let saved_by = self.undo.save(&mut self.dirty, hash, path);
         let state = State::Gone(znode.path.clone());
         self.dirty.set(hash, saved_by, state);
-        self.len -= 1;
-        self.bytes -= znode.bytes();
+        self.sums.len -= 1;
+        self.sums.bytes -= znode.bytes();
+        self.sums.digest = self.sums.digest.wrapping_sub(digest::of(&znode));
         znode
     }
 
     /// Marks the state as it is, to come back to by [`Tree::rollback`]. Savepoints nest.
     pub(crate) fn savepoint(&mut self) -> Savepoint {
-        self.undo.open(self.len, self.bytes)
+        self.undo.open(self.sums)
     }
 
     /// Takes back every change since the savepoint.
     pub(crate) fn rollback(&mut self, savepoint: Savepoint) {
-        (self.len, self.bytes) = self.undo.rollback(savepoint, &mut self.dirty);
+        self.sums = self.undo.rollback(savepoint, &mut self.dirty);
     }
 
     /// Keeps the changes since the savepoint.
@@ -275,14 +325,18 @@ impl Tree {
             self.cell.swap(View {
                 number,
                 zxid,
-                len: self.len,
+                len: self.sums.len,
                 table: self.table.clone(),
                 overlay: overlay.clone(),
             });
             self.table.fold(&overlay, self.freeze.active());
         }
-        self.cell
-            .swap(View::folded(number, zxid, self.len, self.table.clone()));
+        self.cell.swap(View::folded(
+            number,
+            zxid,
+            self.sums.len,
+            self.table.clone(),
+        ));
         if let Ok(overlay) = Arc::try_unwrap(overlay) {
             self.dirty = overlay.emptied();
         }
@@ -300,11 +354,11 @@ impl Tree {
             table,
             len,
             bytes,
+            digest,
             zxid,
         } = content;
         self.table = Arc::new(table);
-        self.len = len;
-        self.bytes = bytes;
+        self.sums = Sums { len, bytes, digest };
         self.published = zxid;
         self.changed = zxid;
         self.sealed = true;
@@ -340,10 +394,15 @@ impl Tree {
     /// # Errors
     /// Says what is wrong.
     pub(crate) fn check(&self) -> Result<(), String> {
-        let (mut found, mut bytes) = (0, 0);
+        let mut found = Sums {
+            len: 0,
+            bytes: 0,
+            digest: 0,
+        };
         for znode in self.walk("/") {
-            found += 1;
-            bytes += znode.bytes();
+            found.len += 1;
+            found.bytes += znode.bytes();
+            found.digest = found.digest.wrapping_add(digest::of(&znode));
             for child in znode.children().paths() {
                 if !self.contains(child.as_str()) {
                     return Err(format!("{child} is a child but no znode"));
@@ -353,19 +412,13 @@ impl Tree {
                 }
             }
         }
-        if found != self.len {
-            return Err(format!(
-                "{} znodes, of which {found} are reachable",
-                self.len
-            ));
+        if found != self.sums {
+            return Err(format!("counted are {:?}, there are {found:?}", self.sums));
         }
-        if bytes != self.bytes {
-            return Err(format!("{} bytes, of which {bytes} are found", self.bytes));
-        }
-        if self.dirty.is_empty() && self.table.len() != self.len {
+        if self.dirty.is_empty() && self.table.len() != self.sums.len {
             return Err(format!(
                 "{} znodes, {} in the table",
-                self.len,
+                self.sums.len,
                 self.table.len()
             ));
         }

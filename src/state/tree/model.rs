@@ -115,11 +115,11 @@ impl Both {
             }
             Some(expected) => {
                 let data = vec![b'x'; zxid as usize % 7];
-                self.tree.update(&path, at, |znode| {
-                    znode.data = Arc::from(&data[..]);
-                    znode.mzxid = at;
-                    znode.version += 1;
-                });
+                self.tree
+                    .set_data(&path, at, Arc::from(&data[..]), |znode| {
+                        znode.mzxid = at;
+                        znode.version += 1;
+                    });
                 (expected.data, expected.mzxid, expected.changed) = (data, zxid, zxid);
                 expected.version += 1;
             }

@@ -4,6 +4,7 @@
 //! before. The version kept there is shared, so the next change copies it instead of writing into it;
 //! further changes under the same savepoint are made in place again.
 
+use super::Sums;
 use super::overlay::{Overlay, State};
 
 /// A state of the tree to come back to. To be given back to the tree, the latest one first.
@@ -13,10 +14,8 @@ pub(crate) struct Savepoint {
     id: u64,
     /// The length of the log at its time.
     log_len: usize,
-    /// The number of znodes at its time.
-    tree_len: usize,
-    /// The bytes of their paths and data at its time.
-    tree_bytes: u64,
+    /// What the tree was at its time.
+    tree: Sums,
 }
 
 #[derive(Default)]
@@ -41,14 +40,13 @@ impl UndoLog {
         self.open.is_empty()
     }
 
-    pub(super) fn open(&mut self, tree_len: usize, tree_bytes: u64) -> Savepoint {
+    pub(super) fn open(&mut self, tree: Sums) -> Savepoint {
         self.last_id += 1;
         self.open.push(self.last_id);
         Savepoint {
             id: self.last_id,
             log_len: self.log.len(),
-            tree_len,
-            tree_bytes,
+            tree,
         }
     }
 
@@ -74,8 +72,8 @@ impl UndoLog {
         id
     }
 
-    /// Restores the overlay; gives back the number of znodes, and the bytes of their paths and data.
-    pub(super) fn rollback(&mut self, savepoint: Savepoint, overlay: &mut Overlay) -> (usize, u64) {
+    /// Restores the overlay; gives back what the tree was.
+    pub(super) fn rollback(&mut self, savepoint: Savepoint, overlay: &mut Overlay) -> Sums {
         self.close(&savepoint);
         for before in self.log.drain(savepoint.log_len..).rev() {
             match before.state {
@@ -84,7 +82,7 @@ impl UndoLog {
                 Some(state) => overlay.set(before.hash, 0, state),
             }
         }
-        (savepoint.tree_len, savepoint.tree_bytes)
+        savepoint.tree
     }
 
     pub(super) fn release(&mut self, savepoint: Savepoint) {

@@ -532,6 +532,7 @@ impl Simulation {
             core_members: &core_members,
             entries: &witness.entries,
             writes: &witness.writes,
+            tree_digest: state.tree_digest(),
             digest,
             owners: &owners,
             sessions: &sessions,

@@ -56,6 +56,8 @@ pub(super) struct Turn<'a> {
     pub(super) core_members: &'a Configuration,
     pub(super) entries: &'a [AppliedEntry],
     pub(super) writes: &'a [AppliedWrite],
+    /// Of the tree alone, after every turn.
+    pub(super) tree_digest: u64,
     /// Of the whole state; only now and then, and then on every node as of the same zxids.
     pub(super) digest: Option<u64>,
     /// Who owns ephemerals, and who is a session; empty where neither can have changed.
@@ -191,6 +193,7 @@ mod observed {
                 core_members: &self.core_members,
                 entries: &self.entries,
                 writes: &self.writes,
+                tree_digest: 0,
                 digest: None,
                 owners: &self.owners,
                 sessions: &self.sessions,

@@ -16,7 +16,8 @@ const OTHER_STATE: &str = "two nodes that have applied the same hold different s
 pub(super) struct StateMachineSafety {
     /// By index: node, term and checksum.
     entries: HashMap<u64, (u64, u64, u32)>,
-    zxids: HashMap<u64, (u64, Zxid)>,
+    /// By index: node, zxid and the tree's digest.
+    trees: HashMap<u64, (u64, Zxid, u64)>,
     digests: HashMap<Zxid, (u64, u64)>,
 }
 
@@ -36,16 +37,22 @@ impl StateMachineSafety {
                 return Err(Violation::new(OTHER_ENTRY, [first, found].map(line)));
             }
         }
-        let (first, zxid) = *self
-            .zxids
-            .entry(turn.applied_index)
-            .or_insert((node, turn.zxid));
+        let (first, zxid, tree) =
+            *self
+                .trees
+                .entry(turn.applied_index)
+                .or_insert((node, turn.zxid, turn.tree_digest));
         if zxid != turn.zxid {
             let line = format!(
                 "at {}: node {first} at {zxid}, node {node} at {}",
                 turn.applied_index, turn.zxid
             );
             return Err(Violation::new(OTHER_ZXID, [line]));
+        }
+        // A node that joins has a tree without the cluster's settings and writes.
+        if tree != turn.tree_digest {
+            let line = format!("zxid {zxid}: the trees of nodes {first} and {node} differ");
+            return Err(Violation::new(OTHER_STATE, [line]));
         }
         if let Some(digest) = turn.digest {
             let (first, known) = *self.digests.entry(turn.zxid).or_insert((node, digest));
@@ -67,7 +74,7 @@ mod tests {
     #[test]
     fn another_entry_another_zxid_and_another_state_are_found() {
         let mut safety = StateMachineSafety::default();
-        let mut see = |node, checksum, zxid, digest| {
+        let mut see = |node, checksum, zxid, digests: (u64, u64)| {
             let entry = AppliedEntry {
                 index: 9,
                 term: 1,
@@ -78,14 +85,18 @@ mod tests {
                 ..Observed::default()
             };
             observed.turn(
-                |turn| (turn.node, turn.zxid, turn.digest) = (node, Zxid(zxid), Some(digest)),
+                |turn| {
+                    (turn.node, turn.zxid) = (node, Zxid(zxid));
+                    (turn.tree_digest, turn.digest) = (digests.0, Some(digests.1));
+                },
                 |turn| safety.on_turn(turn),
             )
         };
-        see(1, 7, 9, 5).unwrap();
-        see(2, 7, 9, 5).unwrap();
-        found(see(3, 8, 9, 5), OTHER_ENTRY);
-        found(see(3, 7, 10, 5), OTHER_ZXID);
-        found(see(3, 7, 9, 6), OTHER_STATE);
+        see(1, 7, 9, (4, 5)).unwrap();
+        see(2, 7, 9, (4, 5)).unwrap();
+        found(see(3, 8, 9, (4, 5)), OTHER_ENTRY);
+        found(see(3, 7, 10, (4, 5)), OTHER_ZXID);
+        found(see(3, 7, 9, (3, 5)), OTHER_STATE);
+        found(see(3, 7, 9, (4, 6)), OTHER_STATE);
     }
 }
