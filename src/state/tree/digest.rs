@@ -100,7 +100,7 @@ mod tests {
     fn tree(paths: &[&str]) -> Tree {
         let mut tree = Tree::new();
         for path in paths {
-            let path = ZnodePath::parse(*path).unwrap();
+            let path = ZnodePath::parse(path).unwrap();
             tree.insert(Znode::created(path, b"data", Zxid(7), 9, Owner::NONE, 0));
         }
         tree
