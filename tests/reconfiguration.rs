@@ -181,7 +181,8 @@ fn two_that_give_their_votes_away_at_once_both_do() {
         .unwrap();
     }
     let third = 6 - leader - other;
-    assert_eq!(ids(&cluster.node(third).status().voters), [third]);
+    let alone = |status: &quorate::NodeStatus| status.voters == [node_id(third)];
+    cluster.node(third).wait_for(PATIENCE, alone).unwrap();
 }
 
 #[test]

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use python::kazoo;
 use quorate::server::ZooKeeperServer;
-use quorate::{Node, NodeEvent, NodeId, Role};
+use quorate::{Node, NodeEvent, NodeId, NodeStatus, Role};
 use support::{Cluster, PATIENCE, Within as _, eventually, node_id};
 use wire::{Body, Frame, Wire, body, create, read, set};
 
@@ -232,11 +232,12 @@ fn a_participant_becomes_an_observer_and_all_that_is_asked_for_is_one_step() {
         "{}",
         text(&reply)
     );
-    let status = ensemble.cluster.node(serving).status();
-    assert_eq!(status.learners, [node_id(observing)]);
     let mut voters = vec![node_id(serving), node_id(4), node_id(5)];
     voters.sort_unstable();
-    assert_eq!(status.voters, voters);
+    let is_so =
+        |status: &NodeStatus| status.voters == voters && status.learners == [node_id(observing)];
+    let node = ensemble.cluster.node(serving);
+    node.wait_for(PATIENCE, is_so).unwrap();
     // There were those voters, and then these.
     let mut seen: Vec<Vec<NodeId>> = Vec::new();
     while seen.last() != Some(&voters) {
@@ -257,8 +258,8 @@ fn a_participant_becomes_an_observer_and_all_that_is_asked_for_is_one_step() {
     let joining = ensemble.line(observing, "participant");
     let reply = wire.call(2, RECONFIG, &reconfig(&joining, "", "", -1));
     assert_eq!(reply.error, 0);
-    let status = ensemble.cluster.node(serving).status();
-    assert!(status.voters.contains(&node_id(observing)));
+    let votes = |status: &NodeStatus| status.voters.contains(&node_id(observing));
+    node.wait_for(PATIENCE, votes).unwrap();
 }
 
 #[test]
@@ -369,8 +370,10 @@ fn what_can_not_be_is_refused_in_zookeepers_order() {
         wire.call(1, RECONFIG, &reconfig(fourth, "", "", -1)).error,
         -13
     );
-    let status = ensemble.cluster.node(1).status();
-    assert_eq!(status.learners, []);
+    // The leader has answered; node 1 comes to it.
+    eventually("it is taken back", || {
+        ensemble.cluster.node(1).status().learners.is_empty()
+    });
     ensemble.wait_for("nothing has changed", &three);
 }
 
