@@ -1,11 +1,21 @@
 //! Nodes that join: what the leader tells them, and how that gets there.
 
+use std::time::Duration;
+
 use super::barriers::Asker;
 use super::membership_message::{Join, JoinOutcome, JoinReply, Welcome};
 use super::{Output, PeerMessage, Replica};
 use crate::ids::NodeId;
 use crate::proto::Batch;
 use crate::transport::Lane;
+
+/// An entry that was proposed for a learner's question.
+pub(super) struct Mark {
+    /// Which question.
+    nonce: u64,
+    entry: u64,
+    at: Duration,
+}
 
 impl Replica {
     /// Somebody would join. Only a leader that still leads knows for certain who is a member, so it is
@@ -58,10 +68,13 @@ impl Replica {
     /// no member yet comes by such an entry, the one that adds it. A snapshot that has it is from after whatever
     /// the id was part of before: as a voter it may have promised things, before its vote was taken and
     /// its disk was lost.
+    ///
+    /// Anybody may ask, so there is one such entry for a learner in an election timeout at most.
     fn has_marked(&mut self, join: &Join) -> bool {
-        let marked = self.membership.marks.get(&join.node);
-        match marked {
-            Some((nonce, entry)) if *nonce == join.nonce => *entry <= self.applied_index,
+        let now = self.now.monotonic;
+        match self.membership.marks.get(&join.node) {
+            Some(mark) if mark.nonce == join.nonce => mark.entry <= self.applied_index,
+            Some(mark) if now.saturating_sub(mark.at) < self.options.election_timeout => false,
             _ => {
                 let mark = Batch {
                     time_ms: self.now.wall_ms,
@@ -69,16 +82,19 @@ impl Replica {
                     requests: Vec::new(),
                 };
                 if self.core.propose(mark.encode()).is_ok() {
-                    let entry = self.core.status().last_index;
-                    self.membership.marks.insert(join.node, (join.nonce, entry));
+                    let mark = Mark {
+                        nonce: join.nonce,
+                        entry: self.core.status().last_index,
+                        at: now,
+                    };
+                    self.membership.marks.insert(join.node, mark);
                 }
                 false
             }
         }
     }
 
-    /// Whether a learner was added that may have yet to come: as far as this leader knows it has nothing,
-    /// and so has acknowledged nothing, and voted for nobody.
+    /// Whether a learner was added that may have yet to come: as far as this leader knows it has nothing.
     fn is_awaited(&self, node: NodeId) -> bool {
         self.configuration.learners.contains(&node) && self.has_nothing(node)
     }

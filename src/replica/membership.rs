@@ -11,6 +11,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::joining::Mark;
 use super::membership_message::{
     MembershipAsk, MembershipReply, MembershipRequest, Reconfiguration,
 };
@@ -30,8 +31,8 @@ pub(super) struct Membership {
     has_unsent: bool,
     /// The leader's one change, or transfer of leadership, under way.
     underway: Option<Underway>,
-    /// Learners that have asked to join, by which question, and the entry that was proposed for that.
-    pub(super) marks: BTreeMap<NodeId, (u64, u64)>,
+    /// Learners that have asked to join.
+    pub(super) marks: BTreeMap<NodeId, Mark>,
     /// When each member was last heard from.
     heard: BTreeMap<NodeId, Duration>,
     /// When this node, should it hear nothing until then, asks whether it is a member still.

@@ -6,7 +6,7 @@ use parking_lot::Mutex;
 
 use crate::ids::Zxid;
 
-/// It is kept of every so manieth write, on every replica of the same ones.
+/// Of the writes whose zxids are multiples of it: the same ones on every replica.
 const INTERVAL: u64 = 128;
 /// How many are kept.
 const KEPT: usize = 1_024;

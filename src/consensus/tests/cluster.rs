@@ -38,6 +38,15 @@ pub(super) fn first_snapshot(configuration: &Configuration) -> SnapshotMeta {
     }
 }
 
+/// What a node begins with that joins: it matches nobody's log.
+pub(super) fn placeholder(peers: &[u64]) -> SnapshotMeta {
+    SnapshotMeta {
+        index: 1,
+        term: 2,
+        configuration: voters(peers),
+    }
+}
+
 /// A message under way.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Packet {

@@ -1,7 +1,7 @@
 //! Bugs that happened to others, as far as the consensus core prevents them: scenarios of
 //! ARCHITECTURE.md's table. Each has a mutation in `.ci/mutations` that takes its guard out.
 
-use super::cluster::{Cluster, node_id, voters};
+use super::cluster::{Cluster, node_id, placeholder, voters};
 use super::script;
 use crate::consensus::{Consensus, MembershipChange, RaftOptions, Role};
 use crate::storage::{SnapshotMeta, Storage as _};
@@ -236,12 +236,7 @@ fn scenario_18_c_a_node_that_is_not_heard_throws_no_leader_down() {
 fn joined_again_before_its_removal_is_applied() -> Cluster {
     let mut cluster = led_by_one(3);
     cluster.crash(3);
-    let placeholder = SnapshotMeta {
-        index: 1,
-        term: 2,
-        configuration: voters(&[1, 2]),
-    };
-    cluster.join_with(3, &placeholder);
+    cluster.join_with(3, &placeholder(&[1, 2]));
     cluster
         .with_core(1, |core| core.transfer_leadership(node_id(2)))
         .unwrap();

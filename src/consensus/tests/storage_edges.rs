@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::cluster::{Cluster, first_snapshot, node_id, step, voters};
+use super::cluster::{Cluster, first_snapshot, node_id, placeholder, step, voters};
 use super::memory_store::MemoryStore;
 use crate::ClusterId;
 use crate::consensus::{
@@ -341,13 +341,7 @@ fn a_node_that_joins_again_gets_no_snapshot_from_before_its_removal() {
         MembershipChange::AddLearner(node_id(3)),
     ] {
         if change == MembershipChange::AddLearner(node_id(3)) {
-            // As a node begins that joins: with what matches nobody's log.
-            let placeholder = SnapshotMeta {
-                index: 1,
-                term: 2,
-                configuration: voters(&[1, 2]),
-            };
-            cluster.join_with(3, &placeholder);
+            cluster.join_with(3, &placeholder(&[1, 2]));
         }
         cluster
             .with_core(1, |core| core.change_membership(&[change]))

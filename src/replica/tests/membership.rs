@@ -66,8 +66,12 @@ fn a_leader_takes_a_newer_snapshot_where_the_one_that_it_has_is_refused_for_its_
 impl Story {
     /// What a node is told that asks to join, if anything.
     fn join(&mut self, node: NodeId) -> Option<JoinOutcome> {
+        self.join_by(node, 5)
+    }
+
+    fn join_by(&mut self, node: NodeId, nonce: u64) -> Option<JoinOutcome> {
         let join = Join {
-            nonce: 5,
+            nonce,
             name: "story".to_string(),
             node,
         };
@@ -133,6 +137,8 @@ fn a_learner_that_joins_is_told_of_an_entry_from_after_its_question() {
     assert_eq!(story.join(OTHER), None);
     assert_eq!(proposed(&story), before + 1);
     assert_eq!(story.join(OTHER), None);
+    // Whoever asks anew and anew fills no log.
+    assert_eq!(story.join_by(OTHER, 6), None);
     assert_eq!(proposed(&story), before + 1);
     story.commit(Vec::new());
     assert_eq!(story.join(OTHER), welcome(2));
